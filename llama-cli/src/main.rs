@@ -1,0 +1,2 @@
+//! The `llama` command.
+fn main() {}

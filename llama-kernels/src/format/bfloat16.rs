@@ -1,0 +1,22 @@
+//! BF16: the upper half of an IEEE single, little-endian.
+
+use super::Block;
+use half::bf16;
+
+/// One weight as its two little-endian bytes.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct BF16([u8; 2]);
+
+// SAFETY: a byte array: alignment 1, no padding, every bit pattern valid.
+unsafe impl Block for BF16 {
+    const LEN: usize = 1;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        out[0] = bf16::from_le_bytes(self.0).to_f32();
+    }
+
+    fn quantize(x: &[f32]) -> Self {
+        BF16(bf16::from_f32(x[0]).to_le_bytes())
+    }
+}

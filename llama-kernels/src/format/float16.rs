@@ -1,0 +1,22 @@
+//! F16: IEEE half precision, little-endian.
+
+use super::Block;
+use half::f16;
+
+/// One weight as its two little-endian bytes.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct F16([u8; 2]);
+
+// SAFETY: a byte array: alignment 1, no padding, every bit pattern valid.
+unsafe impl Block for F16 {
+    const LEN: usize = 1;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        out[0] = f16::from_le_bytes(self.0).to_f32();
+    }
+
+    fn quantize(x: &[f32]) -> Self {
+        F16(f16::from_f32(x[0]).to_le_bytes())
+    }
+}

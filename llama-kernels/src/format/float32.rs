@@ -1,0 +1,21 @@
+//! F32: IEEE single precision, little-endian.
+
+use super::Block;
+
+/// One weight as its four little-endian bytes.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct F32([u8; 4]);
+
+// SAFETY: a byte array: alignment 1, no padding, every bit pattern valid.
+unsafe impl Block for F32 {
+    const LEN: usize = 1;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        out[0] = f32::from_le_bytes(self.0);
+    }
+
+    fn quantize(x: &[f32]) -> Self {
+        F32(x[0].to_le_bytes())
+    }
+}

@@ -1,0 +1,216 @@
+//! Weight formats: how ggml stores a row of weights.
+//!
+//! A format is one file and one line in the registry below. The file holds the
+//! block's byte layout (alignment 1, every bit pattern valid), [`Block::dequantize`]
+//! (the definition, written to be read), [`Block::quantize`] (the encoder) and how
+//! the drivers take lanes and scales out of it.
+
+mod bfloat16;
+mod float16;
+mod float32;
+mod q4_0;
+mod q8_0;
+
+pub use bfloat16::BF16;
+pub use float16::F16;
+pub use float32::F32;
+pub use q4_0::Q4_0;
+pub use q8_0::Q8_0;
+
+/// A group of consecutive weights as it lies in a file.
+///
+/// # Safety
+/// An implementor has alignment 1, no padding, and every bit pattern is a valid value,
+/// so that any byte range of the right length may be viewed as a slice of it.
+pub unsafe trait Block: Copy + Send + Sync + 'static {
+    /// Weights in one block.
+    const LEN: usize;
+
+    /// The definition of the format: writes the block's [`LEN`](Self::LEN) weights.
+    ///
+    /// # Panics
+    /// If `out.len() != Self::LEN`.
+    fn dequantize(&self, out: &mut [f32]);
+
+    /// Encodes [`LEN`](Self::LEN) weights.
+    ///
+    /// # Panics
+    /// If `x.len() != Self::LEN`.
+    fn quantize(x: &[f32]) -> Self;
+
+    /// Views a row's bytes as blocks.
+    ///
+    /// # Panics
+    /// If the length of `bytes` is no multiple of the block's size.
+    fn cast(bytes: &[u8]) -> &[Self] {
+        let size = size_of::<Self>();
+        assert!(
+            bytes.len().is_multiple_of(size),
+            "{} bytes are not whole blocks of {size}",
+            bytes.len()
+        );
+        // SAFETY: `Self` has alignment 1 and no invalid bit patterns (the contract of `Block`),
+        // and the length was checked to be a whole number of blocks.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size) }
+    }
+
+    /// Views blocks as the bytes that a file holds.
+    fn bytes(blocks: &[Self]) -> &[u8] {
+        // SAFETY: `Self` has no padding (the contract of `Block`), so every byte is initialised.
+        unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast(), size_of_val(blocks)) }
+    }
+}
+
+/// The registry: one line a format, `Variant = ggml type id`. Everything that
+/// depends on the list of formats is generated from here.
+macro_rules! registry {
+    ($($name:ident = $id:literal),* $(,)?) => {
+        /// A tensor's storage format, named and numbered as in ggml.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+        #[expect(non_camel_case_types, reason = "ggml's own names")]
+        #[repr(u32)]
+        pub enum Format {
+            $(#[doc = concat!("ggml's `", stringify!($name), "`, type id ", stringify!($id), ".")] $name = $id,)*
+        }
+
+        impl Format {
+            /// Every format that this crate reads, in the order of their ids.
+            pub const ALL: &'static [Format] = &[$(Format::$name),*];
+
+            /// ggml's name of the format.
+            pub fn name(self) -> &'static str {
+                match self { $(Format::$name => stringify!($name),)* }
+            }
+        }
+
+        /// Evaluates an expression with a type alias bound to the block type of a [`Format`].
+        macro_rules! with_block {
+            ($format:expr, $B:ident => $body:expr) => {
+                match $format { $($crate::format::Format::$name => { type $B = $crate::format::$name; $body })* }
+            };
+        }
+    };
+}
+
+registry! {
+    F32 = 0,
+    F16 = 1,
+    Q4_0 = 2,
+    Q8_0 = 8,
+    BF16 = 30,
+}
+pub(crate) use with_block;
+
+impl Format {
+    /// The format with this ggml type id, if this crate reads it.
+    pub fn from_id(id: u32) -> Option<Format> {
+        Format::ALL.iter().copied().find(|f| f.id() == id)
+    }
+
+    /// The format with this name, in any case (`q4_0`, `Q4_0`).
+    pub fn from_name(name: &str) -> Option<Format> {
+        Format::ALL
+            .iter()
+            .copied()
+            .find(|f| f.name().eq_ignore_ascii_case(name))
+    }
+
+    /// ggml's type id.
+    pub fn id(self) -> u32 {
+        self as u32
+    }
+
+    /// Weights in one block: a row's length is a multiple of it.
+    pub fn block_len(self) -> usize {
+        with_block!(self, B => B::LEN)
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(self) -> usize {
+        with_block!(self, B => size_of::<B>())
+    }
+
+    /// Bytes of a row of `cols` weights; `None` if that is no whole number of blocks or overflows.
+    pub fn row_bytes(self, cols: usize) -> Option<usize> {
+        if !cols.is_multiple_of(self.block_len()) {
+            return None;
+        }
+        (cols / self.block_len()).checked_mul(self.block_bytes())
+    }
+
+    /// Decodes a row.
+    ///
+    /// # Panics
+    /// If `bytes` is not `row_bytes(out.len())` long.
+    pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(
+            Some(bytes.len()),
+            self.row_bytes(out.len()),
+            "{} row of {} weights",
+            self.name(),
+            out.len()
+        );
+        with_block!(self, B => {
+            for (block, out) in B::cast(bytes).iter().zip(out.chunks_exact_mut(B::LEN)) {
+                block.dequantize(out);
+            }
+        })
+    }
+
+    /// Encodes a row and appends its bytes to `out`.
+    ///
+    /// # Panics
+    /// If the length of `x` is no multiple of [`block_len`](Self::block_len).
+    pub fn quantize(self, x: &[f32], out: &mut Vec<u8>) {
+        assert!(
+            x.len().is_multiple_of(self.block_len()),
+            "{} row of {} weights",
+            self.name(),
+            x.len()
+        );
+        with_block!(self, B => {
+            for x in x.chunks_exact(B::LEN) {
+                out.extend_from_slice(B::bytes(&[B::quantize(x)]));
+            }
+        })
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_ggml() {
+        let expected = [
+            ("F32", 1, 4),
+            ("F16", 1, 2),
+            ("Q4_0", 32, 18),
+            ("Q8_0", 32, 34),
+            ("BF16", 1, 2),
+        ];
+        for (name, len, bytes) in expected {
+            let format = Format::from_name(name).unwrap();
+            assert_eq!(
+                (format.block_len(), format.block_bytes()),
+                (len, bytes),
+                "{name}"
+            );
+            assert_eq!(Format::from_id(format.id()), Some(format));
+        }
+        assert_eq!(Format::from_id(4), None);
+    }
+
+    #[test]
+    fn row_bytes_rejects_partial_blocks_and_overflow() {
+        assert_eq!(Format::Q4_0.row_bytes(64), Some(36));
+        assert_eq!(Format::Q4_0.row_bytes(172), None);
+        assert_eq!(Format::F32.row_bytes(usize::MAX), None);
+    }
+}

@@ -1,0 +1,61 @@
+//! Q4_0: 32 nibbles and one half-precision scale; `w = d * (q - 8)`.
+//!
+//! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
+
+use super::Block;
+use half::f16;
+
+/// 18 bytes for 32 weights.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Q4_0 {
+    d: [u8; 2],
+    q: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Q4_0>() == 18 && align_of::<Q4_0>() == 1);
+
+// SAFETY: byte arrays only: alignment 1, no padding, every bit pattern valid.
+unsafe impl Block for Q4_0 {
+    const LEN: usize = 32;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let d = f16::from_le_bytes(self.d).to_f32();
+        assert_eq!(out.len(), Self::LEN);
+        for (i, &q) in self.q.iter().enumerate() {
+            out[i] = d * (f32::from(q & 15) - 8.0);
+            out[i + 16] = d * (f32::from(q >> 4) - 8.0);
+        }
+    }
+
+    fn quantize(x: &[f32]) -> Self {
+        assert_eq!(x.len(), Self::LEN);
+        // The weight of largest magnitude (the first of equals) becomes -8 exactly.
+        let extreme = x
+            .iter()
+            .fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
+        let d = extreme / -8.0;
+        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        let nibble = |v: f32| ((v * inverse + 8.5) as u8).min(15);
+        Q4_0 {
+            d: f16::from_f32(d).to_le_bytes(),
+            q: std::array::from_fn(|i| nibble(x[i]) | nibble(x[i + 16]) << 4),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_extreme_weight_is_kept() {
+        let x: [f32; 32] = std::array::from_fn(|i| if i == 7 { -4.0 } else { (i as f32).cos() });
+        let mut y = [0.0; 32];
+        Q4_0::quantize(&x).dequantize(&mut y);
+        assert_eq!(y[7], -4.0);
+        for (x, y) in x.iter().zip(y) {
+            assert!((x - y).abs() <= 0.26, "{x} {y}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Q8_0: 32 signed bytes and one half-precision scale; `w = d * q`.
+
+use super::Block;
+use half::f16;
+
+/// 34 bytes for 32 weights.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Q8_0 {
+    d: [u8; 2],
+    q: [i8; 32],
+}
+
+const _: () = assert!(size_of::<Q8_0>() == 34 && align_of::<Q8_0>() == 1);
+
+// SAFETY: byte arrays only: alignment 1, no padding, every bit pattern valid.
+unsafe impl Block for Q8_0 {
+    const LEN: usize = 32;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let d = f16::from_le_bytes(self.d).to_f32();
+        assert_eq!(out.len(), Self::LEN);
+        for (out, &q) in out.iter_mut().zip(&self.q) {
+            *out = f32::from(q) * d;
+        }
+    }
+
+    fn quantize(x: &[f32]) -> Self {
+        assert_eq!(x.len(), Self::LEN);
+        let d = x.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
+        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        Q8_0 {
+            d: f16::from_f32(d).to_le_bytes(),
+            q: std::array::from_fn(|i| (x[i] * inverse).round() as i8), // half away from zero, as ggml rounds
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_is_at_most_half_a_step() {
+        let x: [f32; 32] = std::array::from_fn(|i| (i as f32 * 1.7 - 20.0).sin() * 3.0);
+        let mut y = [0.0; 32];
+        Q8_0::quantize(&x).dequantize(&mut y);
+        let step = 3.0 / 127.0;
+        for (x, y) in x.iter().zip(y) {
+            assert!((x - y).abs() <= 0.51 * step, "{x} {y}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! SIMD kernels for Llama inference on CPUs.
+
+pub mod format;
+
+pub use format::Format;
