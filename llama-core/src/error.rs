@@ -67,9 +67,7 @@ pub enum Error {
         vocab: usize,
     },
     /// More tokens than the session's context has room for.
-    #[error(
-        "prompt of {tokens} tokens: expected at most {room}, the room left in a context of {context}"
-    )]
+    #[error("prompt of {tokens} tokens: expected at most {room}, the room left in a context of {context}")]
     Context {
         /// Tokens that were to be evaluated.
         tokens: usize,

@@ -44,11 +44,7 @@ pub unsafe trait Block: Copy + Send + Sync + 'static {
     /// If the length of `bytes` is no multiple of the block's size.
     fn cast(bytes: &[u8]) -> &[Self] {
         let size = size_of::<Self>();
-        assert!(
-            bytes.len().is_multiple_of(size),
-            "{} bytes are not whole blocks of {size}",
-            bytes.len()
-        );
+        assert!(bytes.len().is_multiple_of(size), "{} bytes are not whole blocks of {size}", bytes.len());
         // SAFETY: `Self` has alignment 1 and no invalid bit patterns (the contract of `Block`),
         // and the length was checked to be a whole number of blocks.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size) }
@@ -109,10 +105,7 @@ impl Format {
 
     /// The format with this name, in any case (`q4_0`, `Q4_0`).
     pub fn from_name(name: &str) -> Option<Format> {
-        Format::ALL
-            .iter()
-            .copied()
-            .find(|f| f.name().eq_ignore_ascii_case(name))
+        Format::ALL.iter().copied().find(|f| f.name().eq_ignore_ascii_case(name))
     }
 
     /// ggml's type id.
@@ -162,12 +155,7 @@ impl Format {
     /// # Panics
     /// If the length of `x` is no multiple of [`block_len`](Self::block_len).
     pub fn quantize(self, x: &[f32], out: &mut Vec<u8>) {
-        assert!(
-            x.len().is_multiple_of(self.block_len()),
-            "{} row of {} weights",
-            self.name(),
-            x.len()
-        );
+        assert!(x.len().is_multiple_of(self.block_len()), "{} row of {} weights", self.name(), x.len());
         with_block!(self, B => {
             for x in x.chunks_exact(B::LEN) {
                 out.extend_from_slice(B::bytes(&[B::quantize(x)]));
@@ -188,20 +176,10 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_ggml() {
-        let expected = [
-            ("F32", 1, 4),
-            ("F16", 1, 2),
-            ("Q4_0", 32, 18),
-            ("Q8_0", 32, 34),
-            ("BF16", 1, 2),
-        ];
+        let expected = [("F32", 1, 4), ("F16", 1, 2), ("Q4_0", 32, 18), ("Q8_0", 32, 34), ("BF16", 1, 2)];
         for (name, len, bytes) in expected {
             let format = Format::from_name(name).unwrap();
-            assert_eq!(
-                (format.block_len(), format.block_bytes()),
-                (len, bytes),
-                "{name}"
-            );
+            assert_eq!((format.block_len(), format.block_bytes()), (len, bytes), "{name}");
             assert_eq!(Format::from_id(format.id()), Some(format));
         }
         assert_eq!(Format::from_id(4), None);

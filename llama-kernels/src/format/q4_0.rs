@@ -31,9 +31,7 @@ unsafe impl Block for Q4_0 {
     fn quantize(x: &[f32]) -> Self {
         assert_eq!(x.len(), Self::LEN);
         // The weight of largest magnitude (the first of equals) becomes -8 exactly.
-        let extreme = x
-            .iter()
-            .fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
+        let extreme = x.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
         let d = extreme / -8.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
         let nibble = |v: f32| ((v * inverse + 8.5) as u8).min(15);

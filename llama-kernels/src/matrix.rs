@@ -1,0 +1,81 @@
+//! A weight matrix where it lies: validated once, then trusted.
+
+use crate::Format;
+use std::ops::Range;
+
+/// A read-only view of `rows` rows of `cols` weights each, row-major, in one [`Format`].
+///
+/// It exists only if its bytes have exactly the right length, so kernels need not check again.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Matrix<'a> {
+    /// A view of `bytes`; `None` if they are not `rows` whole rows of `cols` weights in `format`.
+    pub fn new(format: Format, rows: usize, cols: usize, bytes: &'a [u8]) -> Option<Matrix<'a>> {
+        let expected = format.row_bytes(cols)?.checked_mul(rows)?;
+        (bytes.len() == expected).then_some(Matrix { format, rows, cols, bytes })
+    }
+
+    /// The storage format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Output features: a product yields this many values per token.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features: the length of an activation.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The bytes of consecutive rows.
+    ///
+    /// # Panics
+    /// If the range does not lie within the matrix.
+    pub fn rows_bytes(&self, rows: Range<usize>) -> &'a [u8] {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        let stride = self.row_stride();
+        &self.bytes[rows.start * stride..rows.end * stride]
+    }
+
+    /// Bytes from one row to the next.
+    pub fn row_stride(&self) -> usize {
+        if self.rows == 0 { 0 } else { self.bytes.len() / self.rows }
+    }
+
+    /// Decodes one row, by the definition of its format.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out.len() != self.cols()`.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.cols, "a row has {} weights", self.cols);
+        self.format.dequantize(self.rows_bytes(row..row + 1), out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_right_length_is_a_matrix() {
+        let bytes = [0u8; 72];
+        assert!(Matrix::new(Format::Q4_0, 2, 64, &bytes).is_some());
+        assert!(Matrix::new(Format::Q4_0, 2, 32, &bytes).is_none());
+        assert!(Matrix::new(Format::Q4_0, 2, 36, &bytes).is_none());
+        assert!(Matrix::new(Format::Q4_0, usize::MAX, 64, &bytes).is_none());
+    }
+}
