@@ -6,4 +6,4 @@ mod error;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
-pub use tokenizer::Token;
+pub use tokenizer::{Prompt, Segment, Token, Tokenizer};
