@@ -1,0 +1,36 @@
+//! `llama tokenize`: the tokens of a text.
+
+use crate::args::Tokenize;
+use crate::failure::Failure;
+use crate::load;
+use crate::output::{print, printable};
+use llama_core::gguf::Gguf;
+use llama_core::{Token, Tokenizer};
+use serde::Serialize;
+use std::fmt::Write;
+
+#[derive(Serialize)]
+struct Tokens<'a> {
+    ids: Vec<u32>,
+    pieces: Vec<&'a str>,
+}
+
+pub(crate) fn tokenize(args: &Tokenize) -> Result<(), Failure> {
+    let tokenizer = Tokenizer::from_gguf(&Gguf::read(&args.model)?)?;
+    let text = match args.text.read()? {
+        Some(text) => text,
+        None => load::stdin()?,
+    };
+    let bos = tokenizer.bos().filter(|_| tokenizer.add_bos() && !args.no_bos);
+    let tokens: Vec<Token> = bos.into_iter().chain(tokenizer.encode_text(&text)).collect();
+    let pieces = tokens.iter().map(|&token| tokenizer.piece(token).unwrap_or_default());
+    if args.json {
+        let tokens = Tokens { ids: tokens.iter().map(|token| token.0).collect(), pieces: pieces.collect() };
+        return print(serde_json::to_string(&tokens).expect("numbers and strings") + "\n");
+    }
+    let mut lines = String::new();
+    for (token, piece) in tokens.iter().zip(pieces) {
+        let _ = writeln!(lines, "{:>6} {}", token.0, printable(piece));
+    }
+    print(lines)
+}
