@@ -3,7 +3,10 @@
 //! Names and defaults are those that llama.cpp's users know. Ranges are checked here, so that a
 //! wrong number is a usage error (exit code 2) and the rest of the program need not look again.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use llama_core::synth::Shape;
+use llama_kernels::Format;
 use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -177,15 +180,17 @@ pub(crate) enum Table {
 
 #[derive(Args)]
 pub(crate) struct Synth {
-    /// Whose shape: 7b, 13b, 34b, 70b, 1.1b or tiny
-    #[arg(long, value_name = "SHAPE")]
-    pub(crate) shape: String,
+    /// Whose shape
+    #[arg(long, value_name = "SHAPE", ignore_case = true,
+          value_parser = named(Shape::ALL.iter().map(|s| s.name), Shape::from_name))]
+    pub(crate) shape: Shape,
     /// Layers [default: the shape's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) layers: Option<u32>,
     /// Format of the weights
-    #[arg(long = "type", value_name = "FORMAT", default_value = "Q4_0")]
-    pub(crate) format: String,
+    #[arg(long = "type", value_name = "FORMAT", default_value = "Q4_0", ignore_case = true,
+          value_parser = named(Format::ALL.iter().map(|f| f.name()), Format::from_name))]
+    pub(crate) format: Format,
     /// Seed of the weights
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -238,6 +243,15 @@ fn spelled_out(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
         }
     }
     out
+}
+
+/// A parser of one of these names, which an error and the help list.
+fn named<T: Clone + Send + Sync + 'static>(
+    names: impl Iterator<Item = &'static str>,
+    value: fn(&str) -> Option<T>,
+) -> impl TypedValueParser<Value = T> {
+    let unnamed = "a name of the list has a value";
+    PossibleValuesParser::new(names.collect::<Vec<_>>()).map(move |name| value(&name).expect(unnamed))
 }
 
 /// A parser of finite numbers within a range.

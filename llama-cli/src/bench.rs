@@ -7,12 +7,13 @@ use crate::args::{Bench, Table};
 use crate::failure::Failure;
 use crate::output::{note, print};
 use crate::{interrupt, load};
-use llama_core::synth::Shape;
+use llama_core::synth::{Shape, Spec, Synth};
 use llama_core::{Model, Options, Session, Token};
 use llama_kernels::Format;
 use serde_json::json;
 use std::fs::File;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -59,14 +60,20 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
 
 /// Writes a model for those who have none.
 fn tiny_model() -> Result<(PathBuf, TempDir), Failure> {
-    let failed = |path: PathBuf| move |source| Failure::File { action: "write", path, source };
-    let directory = tempfile::tempdir().map_err(failed(std::env::temp_dir()))?;
+    let directory = tempfile::tempdir().map_err(|e| cannot_write(std::env::temp_dir(), e))?;
     let path = directory.path().join("tiny.gguf");
-    let file = File::create(&path).map_err(failed(path.clone()))?;
-    let shape = Shape::TINY;
-    note(format_args!("no model given: measuring a tiny synthetic one ({} weights)", Format::Q4_0));
-    todo_write(shape, file)?;
-    Ok((path, directory))
+    let shape = Shape::from_name("tiny").expect("a shape of the list");
+    note(format_args!("no model given: measuring a tiny synthetic one, {}", path.display()));
+    let model = Synth::new(&Spec { shape, format: Format::Q4_0, seed: 1 })?;
+    let write = |path: &Path| model.write(File::create(path)?, |_| ());
+    match write(&path) {
+        Ok(_) => Ok((path, directory)),
+        Err(e) => Err(cannot_write(path, e)),
+    }
+}
+
+fn cannot_write(path: PathBuf, source: io::Error) -> Failure {
+    Failure::File { action: "write", path, source }
 }
 
 #[derive(Clone, Copy)]

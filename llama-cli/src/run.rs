@@ -24,16 +24,11 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let load_time = clock.elapsed();
 
     let mut sampler = args.sampling.sampler(&session);
-    if args.ignore_eos
-        && let Some(eos) = model.tokenizer().eos()
-    {
-        sampler = sampler.ban(eos);
-    }
     let terminal = io::stdout().is_terminal();
     if args.echo || (terminal && !args.no_echo) {
         print(&prompt)?;
     }
-    let end = generate(&mut session, &mut sampler, &prompt, args.predict);
+    let end = generate(args, &prompt, &mut session, &mut sampler);
     if terminal {
         print("\n")?;
     }
@@ -42,14 +37,17 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     if cancelled { Err(Failure::Interrupted) } else { Ok(()) }
 }
 
-/// Streams up to `limit` tokens (all there are if that is negative); tells whether Ctrl-C ended it.
-fn generate(session: &mut Session, sampler: &mut Sampler, prompt: &str, limit: i64) -> Result<bool, Failure> {
+/// Streams the text; tells whether Ctrl-C ended it.
+fn generate(args: &Run, prompt: &str, session: &mut Session, sampler: &mut Sampler) -> Result<bool, Failure> {
     match session.push(prompt) {
         Err(Error::Cancelled) => return Ok(true),
         result => result?,
     }
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    for piece in session.generate(sampler).take(limit) {
+    let mut pieces = session.generate(sampler);
+    if args.ignore_eos {
+        pieces = pieces.ignore_eos();
+    }
+    for piece in pieces.take(usize::try_from(args.predict).unwrap_or(usize::MAX)) {
         print(piece?)?;
     }
     Ok(session.stopped() == Some(StopReason::Cancelled))
@@ -76,7 +74,7 @@ impl Sampling {
     fn sampler(&self, session: &Session) -> Sampler {
         let last = usize::try_from(self.repeat_last_n).unwrap_or(session.context());
         if self.temp == 0.0 {
-            return Sampler::greedy().repetition_penalty(self.repeat_penalty, last);
+            return Sampler::greedy().repeat_penalty(self.repeat_penalty, last);
         }
         let seed = match self.seed {
             Seed::Fixed(seed) => seed,
@@ -87,7 +85,7 @@ impl Sampling {
             }
         };
         Sampler::new(seed)
-            .repetition_penalty(self.repeat_penalty, last)
+            .repeat_penalty(self.repeat_penalty, last)
             .top_k(self.top_k as usize)
             .top_p(self.top_p)
             .min_p(self.min_p)

@@ -6,14 +6,8 @@ use crate::load;
 use crate::output::{print, printable};
 use llama_core::gguf::Gguf;
 use llama_core::{Token, Tokenizer};
-use serde::Serialize;
+use serde_json::json;
 use std::fmt::Write;
-
-#[derive(Serialize)]
-struct Tokens<'a> {
-    ids: Vec<u32>,
-    pieces: Vec<&'a str>,
-}
 
 pub(crate) fn tokenize(args: &Tokenize) -> Result<(), Failure> {
     let tokenizer = Tokenizer::from_gguf(&Gguf::read(&args.model)?)?;
@@ -25,8 +19,9 @@ pub(crate) fn tokenize(args: &Tokenize) -> Result<(), Failure> {
     let tokens: Vec<Token> = bos.into_iter().chain(tokenizer.encode_text(&text)).collect();
     let pieces = tokens.iter().map(|&token| tokenizer.piece(token).unwrap_or_default());
     if args.json {
-        let tokens = Tokens { ids: tokens.iter().map(|token| token.0).collect(), pieces: pieces.collect() };
-        return print(serde_json::to_string(&tokens).expect("numbers and strings") + "\n");
+        let ids = tokens.iter().map(|token| token.0);
+        let object = json!({ "ids": ids.collect::<Vec<_>>(), "pieces": pieces.collect::<Vec<_>>() });
+        return print(format_args!("{object}\n"));
     }
     let mut lines = String::new();
     for (token, piece) in tokens.iter().zip(pieces) {

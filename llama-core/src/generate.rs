@@ -23,6 +23,10 @@ pub struct Generate<'a> {
     sampler: &'a mut Sampler,
     bos: Option<Token>,
     eos: Option<Token>,
+    /// Whether `eos` must not be chosen.
+    ignore_eos: bool,
+    /// The logits without it.
+    logits: Vec<f32>,
     done: bool,
 }
 
@@ -37,7 +41,14 @@ impl<'a> Generate<'a> {
         eos: Option<Token>,
     ) -> Generate<'a> {
         evaluation.stopped = None;
-        Generate { evaluation, stream, sampler, bos, eos, done: false }
+        Generate { evaluation, stream, sampler, bos, eos, ignore_eos: false, logits: Vec::new(), done: false }
+    }
+
+    /// Makes the token that ends a text impossible: only a full context or a cancellation ends the
+    /// iteration then.
+    pub fn ignore_eos(mut self) -> Generate<'a> {
+        self.ignore_eos = true;
+        self
     }
 
     /// Chooses the next token, and returns it unless it ends the text.
@@ -57,7 +68,16 @@ impl<'a> Generate<'a> {
             evaluation.stopped = Some(StopReason::Context);
             return Ok(None);
         }
-        let token = self.sampler.sample(evaluation.logits(), &evaluation.tokens);
+        let logits = match self.eos {
+            Some(eos) if self.ignore_eos => {
+                self.logits.clear();
+                self.logits.extend_from_slice(evaluation.logits());
+                self.logits[eos.0 as usize] = f32::NEG_INFINITY;
+                &self.logits
+            }
+            _ => evaluation.logits(),
+        };
+        let token = self.sampler.sample(logits, &evaluation.tokens);
         evaluation.append(&[token])?;
         evaluation.stats.generated_tokens += 1;
         if Some(token) == self.eos {

@@ -40,7 +40,7 @@ impl Plan {
     /// [`Error::Key`] if the header describes no model that this library runs; [`Error::Option`]
     /// if context or ubatch is zero, or the sum exceeds 2^63 bytes.
     pub fn new(gguf: &crate::gguf::Gguf, options: &Options) -> Result<Plan> {
-        Plan::of(&Config::from_gguf(gguf)?, gguf.mapped_bytes(), options)
+        Plan::of(&Config::from_gguf(gguf)?, gguf.file_bytes(), options)
     }
 
     pub(crate) fn of(config: &Config, mapped: u64, options: &Options) -> Result<Plan> {

@@ -96,7 +96,7 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn new(model: &Model, options: Options) -> Result<Session> {
-        let plan = Plan::of(model.config(), model.gguf().mapped_bytes(), &options)?;
+        let plan = Plan::of(model.config(), model.gguf().file_bytes(), &options)?;
         let cpu = match options.cpu {
             Some(cpu) => cpu,
             None => model.default_cpu()?,
