@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 mod error;
+pub mod gguf;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
