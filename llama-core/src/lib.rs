@@ -4,6 +4,7 @@
 
 mod error;
 pub mod gguf;
+pub mod synth;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
