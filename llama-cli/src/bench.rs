@@ -5,7 +5,7 @@
 
 use crate::args::{Bench, Table};
 use crate::failure::Failure;
-use crate::output::{note, print};
+use crate::output::{note, print, printable};
 use crate::{interrupt, load};
 use llama_core::synth::{Shape, Spec, Synth};
 use llama_core::{Model, Options, Session, Token};
@@ -30,9 +30,9 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
     let options = Options::default().cpu(cpu.clone()).cancel(cancel).context(context);
     let mut session = model.session(options)?;
     let subject = Subject {
-        model: name(&model),
-        size: model.gguf().tensors().iter().map(|t| t.size()).sum(),
-        params: model.gguf().tensors().iter().map(|t| t.elements()).sum(),
+        model: name(&model)?,
+        size: model.gguf().tensors().iter().map(|t| t.size() as u64).sum(),
+        params: model.weights().parameters(),
         backend: cpu.isa(),
         threads: cpu.threads(),
     };
@@ -70,6 +70,15 @@ fn tiny_model() -> Result<(PathBuf, TempDir), Failure> {
         Ok(_) => Ok((path, directory)),
         Err(e) => Err(cannot_write(path, e)),
     }
+}
+
+/// The model's own name, or its file's, and the format of its matrices.
+fn name(model: &Model) -> Result<String, Failure> {
+    let gguf = model.gguf();
+    let file = || gguf.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = gguf.opt_str("general.name")?.map_or_else(file, str::to_owned);
+    let format = model.weights().layers.first().map(|layer| format!(" {}", layer.ffn_up.matrix().format()));
+    Ok(printable(&name) + &format.unwrap_or_default())
 }
 
 fn cannot_write(path: PathBuf, source: io::Error) -> Failure {

@@ -16,8 +16,6 @@ pub(crate) enum Failure {
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{}: expected UTF-8 text, found another byte at offset {offset}", path.display())]
     Text { path: PathBuf, offset: usize },
-    #[error("{flag}: expected {expected}, found \"{found}\"")]
-    Flag { flag: &'static str, expected: String, found: String },
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
     #[error("cannot listen for Ctrl-C: {0}")]

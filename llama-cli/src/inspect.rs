@@ -2,6 +2,7 @@
 
 use crate::args::Inspect;
 use crate::failure::Failure;
+use crate::load;
 use crate::output::print;
 use llama_core::gguf::{Gguf, TensorInfo, Value};
 use serde_json::{Value as Json, json};
@@ -9,7 +10,7 @@ use std::fmt::Write;
 
 pub(crate) fn inspect(args: &Inspect) -> Result<(), Failure> {
     let path = args.file.as_ref().or(args.model.as_ref()).expect("clap requires one of them");
-    let gguf = crate::load::gguf(path)?;
+    let gguf = load::gguf(path)?;
     if args.json { print(format_args!("{:#}\n", json(&gguf))) } else { print(table(&gguf)) }
 }
 
@@ -89,7 +90,7 @@ fn plain(value: &Value<'_>) -> Json {
     }
 }
 
-/// Rows x columns of a matrix read from the right: ggml lists the length of a row first.
+/// `4096x11008`: dimensions in ggml's order, the length of a row first.
 fn shape(tensor: &TensorInfo) -> String {
     tensor.dims().iter().map(usize::to_string).collect::<Vec<_>>().join("x")
 }

@@ -3,11 +3,12 @@
 use crate::args::{Compute, Text};
 use crate::failure::Failure;
 use llama_core::Model;
+use llama_core::gguf::Gguf;
 use llama_kernels::{Cpu, CpuOptions};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{fs, str};
 
 impl Text {
     /// The text, if one was given.
@@ -39,12 +40,17 @@ impl Compute {
     }
 }
 
-/// Maps a model's file.
+/// Maps a file.
 #[expect(unsafe_code, reason = "a mapped file is shared with everybody who may write to it")]
+pub(crate) fn gguf(path: &Path) -> Result<Gguf, Failure> {
+    // SAFETY: this program never writes to a file that it has mapped, and its users know that a
+    // model's file must not change while it is in use.
+    Ok(unsafe { Gguf::map(path) }?)
+}
+
+/// Maps a model's file.
 pub(crate) fn model(path: &Path) -> Result<Model, Failure> {
-    // SAFETY: the command's users are told by the documentation that a model's file must not be
-    // changed while it is in use; this program itself never writes to a file that it has mapped.
-    Ok(unsafe { Model::map(path) }?)
+    Ok(Model::from_gguf(gguf(path)?)?)
 }
 
 fn utf8(path: PathBuf, bytes: Vec<u8>) -> Result<String, Failure> {

@@ -4,13 +4,12 @@ use crate::args::Tokenize;
 use crate::failure::Failure;
 use crate::load;
 use crate::output::{print, printable};
-use llama_core::gguf::Gguf;
 use llama_core::{Token, Tokenizer};
 use serde_json::json;
 use std::fmt::Write;
 
 pub(crate) fn tokenize(args: &Tokenize) -> Result<(), Failure> {
-    let tokenizer = Tokenizer::from_gguf(&Gguf::read(&args.model)?)?;
+    let tokenizer = Tokenizer::from_gguf(&load::gguf(&args.model)?)?;
     let text = match args.text.read()? {
         Some(text) => text,
         None => load::stdin()?,

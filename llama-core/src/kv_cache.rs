@@ -15,7 +15,7 @@ impl KvCache {
     }
 
     pub(crate) fn bytes(config: &Config, context: usize) -> u64 {
-        (context as u64) * (config.embedding_length as u64) * 4
+        (context as u64) * (config.d_model as u64) * 4
     }
 
     pub(crate) fn len(&self) -> usize {

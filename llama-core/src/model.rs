@@ -58,9 +58,9 @@ impl Model {
     /// # Errors
     /// [`Error::Key`] or [`Error::Tensor`] if the file does not hold a complete Llama model.
     pub fn from_gguf(gguf: Gguf) -> Result<Model> {
-        let config = Config::from_gguf(&gguf)?;
+        let config = Config::new(&gguf)?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
-        let weights = Weights::from_gguf(&gguf, &config)?;
+        let weights = Weights::load(&gguf, &config)?;
         let parts = ModelParts::new(config, weights);
         Ok(Model(Arc::new(Inner { gguf, tokenizer, parts, cpu: Mutex::new(None) })))
     }
@@ -122,7 +122,7 @@ impl Model {
         if let Some(cpu) = &*cpu {
             return Ok(cpu.clone());
         }
-        Ok(cpu.insert(Arc::new(Cpu::new(&CpuOptions::default())?)).clone())
+        Ok(cpu.insert(Arc::new(Cpu::new(&CpuOptions::default()).map_err(Error::Cpu)?)).clone())
     }
 }
 

@@ -40,7 +40,7 @@ impl Plan {
     /// [`Error::Key`] if the header describes no model that this library runs; [`Error::Option`]
     /// if context or ubatch is zero, or the sum exceeds 2^63 bytes.
     pub fn new(gguf: &crate::gguf::Gguf, options: &Options) -> Result<Plan> {
-        Plan::of(&Config::from_gguf(gguf)?, gguf.file_bytes(), options)
+        Plan::of(&Config::new(gguf)?, gguf.file_bytes(), options)
     }
 
     pub(crate) fn of(config: &Config, mapped: u64, options: &Options) -> Result<Plan> {
@@ -48,7 +48,7 @@ impl Plan {
             0 => Err(Error::Option { option, expected: "at least 1".into(), found: "0".into() }),
             _ => Ok(value),
         };
-        let context = positive("context", options.context.unwrap_or(config.context_length))?;
+        let context = positive("context", options.context.unwrap_or(config.context))?;
         let ubatch = positive("ubatch", options.ubatch)?;
         let ubatch = if options.deterministic { 1 } else { ubatch.min(context) };
         let kv = KvCache::bytes(config, context);

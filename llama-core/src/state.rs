@@ -13,7 +13,7 @@ impl State {
     }
 
     pub(crate) fn bytes(config: &Config, ubatch: usize) -> u64 {
-        (ubatch as u64) * (config.embedding_length as u64) * 16
+        (ubatch as u64) * (config.d_model as u64) * 16
     }
 
     pub(crate) fn logits(&self) -> &[f32] {
