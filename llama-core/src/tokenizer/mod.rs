@@ -5,55 +5,18 @@
 
 mod spm;
 mod stream;
+mod vocab;
 
 pub use stream::Stream;
+pub use vocab::Vocab;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::gguf::Gguf;
 use spm::Spm;
 
 /// The id of a piece of the vocabulary.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Token(pub u32);
-
-/// What a file says about a SentencePiece-BPE vocabulary, not yet checked.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Vocab {
-    /// The pieces by id, as the file spells them: `▁Once`, `<0x0A>`, `<s>`.
-    pub pieces: Vec<String>,
-    /// The pieces' scores: of two possible merges the higher score goes first.
-    pub scores: Vec<f32>,
-    /// The pieces' types: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
-    pub types: Vec<i32>,
-    /// Begins a text.
-    pub bos: Option<Token>,
-    /// Ends a text.
-    pub eos: Option<Token>,
-    /// Stands for a character that neither pieces nor bytes can spell.
-    pub unk: Option<Token>,
-    /// Whether a text is to begin with `bos`.
-    pub add_bos: bool,
-    /// Whether a text is to end with `eos`.
-    pub add_eos: bool,
-    /// Whether a text is encoded as if a space stood before it.
-    pub add_space_prefix: bool,
-}
-
-impl Vocab {
-    /// A vocabulary with the defaults that GGUF files rely on: unk 0, bos 1, eos 2, a BOS, no EOS, a space prefix.
-    pub fn new(pieces: Vec<String>, scores: Vec<f32>, types: Vec<i32>) -> Vocab {
-        Vocab {
-            pieces,
-            scores,
-            types,
-            bos: Some(Token(1)),
-            eos: Some(Token(2)),
-            unk: Some(Token(0)),
-            add_bos: true,
-            add_eos: false,
-            add_space_prefix: true,
-        }
-    }
-}
 
 /// A SentencePiece-BPE tokenizer (`tokenizer.ggml.model = llama`).
 ///
@@ -78,14 +41,23 @@ impl Tokenizer {
     /// never come out of text, whatever their types say.
     ///
     /// # Errors
-    /// [`Error::Key`] if the lists differ in length, a special id is not below the vocabulary's size, a type is
+    /// [`Error::Key`](crate::Error::Key) if the lists differ in length, a special id is not below the vocabulary's size, a type is
     /// unknown, a score is NaN, a byte piece is not spelled `<0xXX>`, or there are neither all 256 bytes nor `unk`.
     pub fn new(vocab: Vocab) -> Result<Tokenizer> {
-        let kinds = kinds(&vocab)?;
+        let kinds = vocab::kinds(&vocab)?;
         let bytes = vocab.pieces.iter().zip(&kinds).map(|(piece, kind)| kind.bytes(piece)).collect();
         let spm = Spm::new(&vocab, &kinds)?;
         let Vocab { pieces, bos, eos, add_bos, add_eos, add_space_prefix, .. } = vocab;
         Ok(Tokenizer { pieces, bytes, spm, bos, eos, add_bos, add_eos, add_space_prefix })
+    }
+
+    /// The tokenizer of a file, which may be one of a vocabulary only.
+    ///
+    /// # Errors
+    /// [`Error::Key`](crate::Error::Key) if the vocabulary is of another kind (`gpt2`), a key is missing or of the
+    /// wrong type, or for [`new`](Self::new)'s reasons.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer> {
+        Tokenizer::new(Vocab::from_gguf(gguf)?).map_err(|error| vocab::located(error, gguf))
     }
 
     /// The tokens of a prompt, without [`bos`](Self::bos) and [`eos`](Self::eos).
@@ -225,86 +197,6 @@ impl From<&str> for Prompt {
 impl From<String> for Prompt {
     fn from(text: String) -> Prompt {
         Prompt::new().text(text)
-    }
-}
-
-/// What a piece is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    /// A result of merges: the normal and the unused pieces.
-    Merge,
-    Unknown,
-    Control,
-    UserDefined,
-    Byte(u8),
-}
-
-impl Kind {
-    /// The bytes that a piece of this kind adds to a text.
-    fn bytes(self, piece: &str) -> Box<[u8]> {
-        match self {
-            Kind::Merge | Kind::UserDefined => piece.replace(spm::SPACE, " ").into_bytes().into(),
-            Kind::Unknown => Box::from("\u{FFFD}".as_bytes()),
-            Kind::Control => Box::default(),
-            Kind::Byte(byte) => Box::new([byte]),
-        }
-    }
-}
-
-/// The kind of each piece; every check of a vocabulary that needs no index of it.
-fn kinds(vocab: &Vocab) -> Result<Vec<Kind>> {
-    let size = vocab.pieces.len();
-    if u32::try_from(size).is_err() {
-        return Err(invalid("tokens", "at most 4294967295 pieces", size));
-    }
-    for (key, len) in [("scores", vocab.scores.len()), ("token_type", vocab.types.len())] {
-        if len != size {
-            return Err(invalid(key, format!("{size} values, one a piece"), len));
-        }
-    }
-    for (key, id) in [("bos", vocab.bos), ("eos", vocab.eos), ("unknown", vocab.unk)] {
-        if let Some(id) = id.filter(|id| id.0 as usize >= size) {
-            return Err(invalid(&format!("{key}_token_id"), format!("an id below {size}"), id.0));
-        }
-    }
-    if let Some(at) = vocab.scores.iter().position(|score| score.is_nan()) {
-        return Err(invalid("scores", "numbers", format!("NaN for token {at}")));
-    }
-    let mut kinds = Vec::with_capacity(size);
-    for (id, (piece, kind)) in vocab.pieces.iter().zip(&vocab.types).enumerate() {
-        kinds.push(match kind {
-            1 | 5 => Kind::Merge,
-            2 => Kind::Unknown,
-            3 => Kind::Control,
-            4 => Kind::UserDefined,
-            6 => Kind::Byte(spelled_byte(piece).ok_or_else(|| {
-                invalid("tokens", format!("\"<0xXX>\" for token {id}, which is a byte"), format!("{piece:?}"))
-            })?),
-            _ => return Err(invalid("token_type", format!("1 to 6 for token {id}"), kind)),
-        });
-    }
-    for (id, kind) in [(vocab.unk, Kind::Unknown), (vocab.bos, Kind::Control), (vocab.eos, Kind::Control)] {
-        if let Some(id) = id {
-            kinds[id.0 as usize] = kind;
-        }
-    }
-    Ok(kinds)
-}
-
-/// The byte that `<0xXX>` stands for.
-fn spelled_byte(piece: &str) -> Option<u8> {
-    let hex = piece.strip_prefix("<0x")?.strip_suffix('>')?;
-    let digits = hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_hexdigit());
-    digits.then(|| u8::from_str_radix(hex, 16).ok())?
-}
-
-/// A vocabulary that cannot be used.
-fn invalid(key: &str, expected: impl Into<String>, found: impl ToString) -> Error {
-    Error::Key {
-        key: format!("tokenizer.ggml.{key}"),
-        offset: None,
-        expected: expected.into(),
-        found: found.to_string(),
     }
 }
 

@@ -7,7 +7,8 @@
 //! The pairs wait in a heap, and a pair whose parts have changed meanwhile is dropped when it comes up, so a text
 //! of n characters takes O(n log n). Rescanning after each merge, the textbook version, is quadratic.
 
-use super::{Kind, Token, Vocab, invalid};
+use super::Token;
+use super::vocab::{Kind, Vocab, invalid};
 use crate::error::Result;
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
