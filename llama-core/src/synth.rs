@@ -268,21 +268,20 @@ fn vocabulary(header: &mut Writer, len: usize, seed: u64) {
 
     let mut rng = Rng::named(seed, "vocabulary");
     let mut known: HashSet<String> = pieces.iter().cloned().collect();
-    let mut heads: Vec<String> = "▁abcdefghijklmnopqrstuvwxyz".chars().map(String::from).collect();
-    let mut tails = heads[1..].to_vec();
+    let mut starts = vec![String::from("▁")];
+    let mut parts: Vec<String> = ('a'..='z').map(String::from).collect();
     while pieces.len() < len {
         // The smaller of two draws prefers short and early pieces, as frequencies in text do.
         let mut below = |n: usize| rng.below(n).min(rng.below(n));
-        let (head, tail) = (&heads[below(heads.len())], &tails[below(tails.len())]);
+        let heads = if below(4) == 0 { &starts } else { &parts };
+        let head = &heads[below(heads.len())];
+        let tail = &parts[below(parts.len())];
         let piece = format!("{head}{tail}");
         let is_vowel = |c: char| "aeiou".contains(c);
         let (before, after) = (head.chars().next_back(), tail.chars().next());
-        let joins = before == Some('▁') || before.map(is_vowel) != after.map(is_vowel);
+        let joins = head == "▁" || before.map(is_vowel) != after.map(is_vowel);
         if joins && piece.chars().count() <= LONGEST_PIECE && known.insert(piece.clone()) {
-            if !piece.starts_with('▁') {
-                tails.push(piece.clone());
-            }
-            heads.push(piece.clone());
+            if head.starts_with('▁') { &mut starts } else { &mut parts }.push(piece.clone());
             pieces.push(piece);
         }
     }
