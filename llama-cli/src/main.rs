@@ -1,2 +1,33 @@
-//! The `llama` command.
-fn main() {}
+//! The `llama` command: run, inspect, tokenize, benchmark and synthesise Llama models on the CPU.
+//!
+//! Standard output carries results alone; timings, notes, progress and errors go to standard error.
+
+#![deny(unsafe_code)]
+
+mod args;
+mod bench;
+mod failure;
+mod inspect;
+mod interrupt;
+mod load;
+mod output;
+mod run;
+mod synth;
+mod tokenize;
+
+use args::Command;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let result = match args::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Tokenize(args) => tokenize::tokenize(&args),
+        Command::Bench(args) => bench::bench(&args),
+        Command::Synth(args) => synth::synth(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

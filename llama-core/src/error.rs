@@ -86,6 +86,9 @@ pub enum Error {
         /// What was given.
         found: String,
     },
+    /// What computes cannot be set up.
+    #[error(transparent)]
+    Cpu(llama_kernels::CpuError),
     /// The evaluation was stopped by its cancellation flag.
     #[error("cancelled")]
     Cancelled,

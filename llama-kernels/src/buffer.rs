@@ -1,6 +1,6 @@
 //! Zeroed memory aligned to cache lines, and to huge pages where it is large.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
@@ -43,30 +43,33 @@ impl<T: Zero> Buffer<T> {
     /// `len` zeroes.
     ///
     /// # Panics
-    /// If the size overflows; if memory is exhausted the process aborts, as for a `Vec`.
+    /// If the system has no room for them.
     pub(crate) fn new(len: usize) -> Buffer<T> {
-        let layout = Self::layout(len);
+        Self::try_new(len).unwrap_or_else(|| panic!("no room for {len} values of {} bytes", size_of::<T>()))
+    }
+
+    /// `len` zeroes; `None` if the system has no room for them.
+    pub(crate) fn try_new(len: usize) -> Option<Buffer<T>> {
+        let layout = Self::layout(len)?;
         if layout.size() == 0 {
-            return Buffer { ptr: NonNull::dangling(), len };
+            return Some(Buffer { ptr: NonNull::dangling(), len });
         }
         // SAFETY: the layout has a size.
         let ptr = unsafe { alloc_zeroed(layout) };
-        let ptr = NonNull::new(ptr.cast()).unwrap_or_else(|| handle_alloc_error(layout));
-        Buffer { ptr, len }
+        Some(Buffer { ptr: NonNull::new(ptr.cast())?, len })
     }
 
-    fn layout(len: usize) -> Layout {
-        let layout = Layout::array::<T>(len).expect("a buffer's size fits the address space");
+    fn layout(len: usize) -> Option<Layout> {
+        let layout = Layout::array::<T>(len).ok()?;
         let align = if layout.size() >= 2 * HUGE_PAGE { HUGE_PAGE } else { LINE };
-        layout.align_to(align).expect("a buffer's size fits the address space")
+        layout.align_to(align).ok()
     }
 }
 
 impl<T: Zero> Drop for Buffer<T> {
     fn drop(&mut self) {
-        let layout = Self::layout(self.len);
-        if layout.size() > 0 {
-            // SAFETY: allocated in `new` with the layout of the same length.
+        if let Some(layout) = Self::layout(self.len).filter(|layout| layout.size() > 0) {
+            // SAFETY: allocated in `try_new` with the layout of the same length.
             unsafe { dealloc(self.ptr.as_ptr().cast(), layout) }
         }
     }

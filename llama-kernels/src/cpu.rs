@@ -67,6 +67,15 @@ pub struct Cpu {
     shared: Mutex<Shared>,
 }
 
+impl std::fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cpu")
+            .field("isa", &self.isa())
+            .field("threads", &self.threads())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Cpu {
     /// More threads than any machine has.
     pub const MAX_THREADS: usize = 1024;
@@ -390,23 +399,20 @@ impl Ops<'_> {
         });
     }
 
-    /// Rotates the first `heads` heads of each token by its position's table ([`rope_table`](crate::rope_table)).
-    /// `x` holds `tables.len()` tokens of `features` features.
+    /// Rotates the first `heads` heads of each of `tokens` tokens by its position's table
+    /// ([`rope_table`](crate::rope_table)); what follows them in a token's features stays.
     ///
     /// # Panics
     /// If the lengths do not fit, or a table rotates more than a head.
-    pub fn rope(
-        &self,
-        x: &mut [f32],
-        features: usize,
-        heads: usize,
-        head_dim: usize,
-        tables: &[f32],
-        tokens: usize,
-    ) {
-        assert!(x.len() == tokens * features && heads * head_dim <= features, "heads within the features");
+    pub fn rope(&self, x: &mut [f32], tokens: usize, heads: usize, head_dim: usize, tables: &[f32]) {
+        let features = x.len().checked_div(tokens).unwrap_or(0);
+        assert!(
+            x.len() == tokens * features && heads * head_dim <= features,
+            "{heads} heads within {features}"
+        );
         let table = tables.len().checked_div(tokens).unwrap_or(0);
-        assert!(table.is_multiple_of(4) && table / 2 <= head_dim, "rotated dimensions within the head");
+        assert!(tables.len() == tokens * table && table.is_multiple_of(4), "a table for each token");
+        assert!(table / 2 <= head_dim, "{} rotated dimensions within a head of {head_dim}", table / 2);
         if table == 0 {
             return;
         }

@@ -19,10 +19,13 @@ pub struct KvLayer {
 }
 
 impl KvLayer {
-    /// An empty cache for `heads` KV heads and `positions` positions.
-    pub fn new(heads: usize, positions: usize, key_dim: usize, value_dim: usize) -> KvLayer {
-        let room = |dim: usize| Buffer::new(heads * positions * dim.next_multiple_of(LANES));
-        KvLayer { keys: room(key_dim), values: room(value_dim), heads, positions, key_dim, value_dim }
+    /// An empty cache for `heads` KV heads and `positions` positions; `None` if the system has no room.
+    pub fn new(heads: usize, positions: usize, key_dim: usize, value_dim: usize) -> Option<KvLayer> {
+        let room = |dim: usize| {
+            let row = dim.checked_next_multiple_of(LANES)?;
+            Buffer::try_new(heads.checked_mul(positions)?.checked_mul(row)?)
+        };
+        Some(KvLayer { keys: room(key_dim)?, values: room(value_dim)?, heads, positions, key_dim, value_dim })
     }
 
     /// Bytes that [`new`](Self::new) sets aside; saturates.

@@ -1,0 +1,42 @@
+//! How the command ends when it does not end well.
+
+use crate::output::{note, printable};
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Why a subcommand stopped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Model(#[from] llama_core::Error),
+    #[error(transparent)]
+    Cpu(#[from] llama_kernels::CpuError),
+    #[error("cannot {action} {}: {source}", path.display())]
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("{}: expected UTF-8 text, found another byte at offset {offset}", path.display())]
+    Text { path: PathBuf, offset: usize },
+    #[error("cannot write to standard output: {0}")]
+    Stdout(io::Error),
+    #[error("cannot listen for Ctrl-C: {0}")]
+    Signal(#[from] ctrlc::Error),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Failure {
+    /// Says on standard error what there is to say, and with which code to leave.
+    pub(crate) fn report(self) -> ExitCode {
+        match self {
+            // Whoever read the output has seen enough: `llama run … | head` is no error.
+            Failure::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Failure::Interrupted | Failure::Model(llama_core::Error::Cancelled) => {
+                ExitCode::from(crate::interrupt::EXIT_CODE)
+            }
+            failure => {
+                note(format_args!("error: {}", printable(&failure.to_string())));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

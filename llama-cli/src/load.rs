@@ -1,0 +1,62 @@
+//! What every subcommand starts with: a text, a model, something that computes.
+
+use crate::args::{Compute, Text};
+use crate::failure::Failure;
+use llama_core::Model;
+use llama_core::gguf::Gguf;
+use llama_kernels::{Cpu, CpuOptions};
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+impl Text {
+    /// The text, if one was given.
+    pub(crate) fn read(&self) -> Result<Option<String>, Failure> {
+        match (&self.prompt, &self.file) {
+            (Some(text), _) => Ok(Some(text.clone())),
+            (None, Some(path)) if path.as_os_str() == "-" => stdin().map(Some),
+            (None, Some(path)) => {
+                let bytes = fs::read(path).map_err(|e| unreadable(path.clone(), e))?;
+                utf8(path.clone(), bytes).map(Some)
+            }
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// All of standard input.
+pub(crate) fn stdin() -> Result<String, Failure> {
+    let path = PathBuf::from("standard input");
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes).map_err(|e| unreadable(path.clone(), e))?;
+    utf8(path, bytes)
+}
+
+impl Compute {
+    pub(crate) fn cpu(&self) -> Result<Arc<Cpu>, Failure> {
+        let options = CpuOptions { threads: self.threads.map(usize::from), isa: self.isa.clone() };
+        Ok(Arc::new(Cpu::new(&options)?))
+    }
+}
+
+/// Maps a file.
+#[expect(unsafe_code, reason = "a mapped file is shared with everybody who may write to it")]
+pub(crate) fn gguf(path: &Path) -> Result<Gguf, Failure> {
+    // SAFETY: this program never writes to a file that it has mapped, and its users know that a
+    // model's file must not change while it is in use.
+    Ok(unsafe { Gguf::map(path) }?)
+}
+
+/// Maps a model's file.
+pub(crate) fn model(path: &Path) -> Result<Model, Failure> {
+    Ok(Model::from_gguf(gguf(path)?)?)
+}
+
+fn utf8(path: PathBuf, bytes: Vec<u8>) -> Result<String, Failure> {
+    String::from_utf8(bytes).map_err(|e| Failure::Text { path, offset: e.utf8_error().valid_up_to() })
+}
+
+fn unreadable(path: PathBuf, source: io::Error) -> Failure {
+    Failure::File { action: "read", path, source }
+}

@@ -1,0 +1,114 @@
+//! Text, token by token.
+
+use crate::evaluation::Evaluation;
+use crate::session::{StopReason, nothing_to_evaluate};
+use crate::tokenizer::Stream;
+use crate::{Error, Result, Sampler, Token};
+use std::iter::FusedIterator;
+use std::time::Instant;
+
+/// Generates a text: the iterator that [`Session::generate`](crate::Session::generate) returns.
+///
+/// Each item is one token's text, in whole UTF-8 characters, so `.take(256)` means 256 tokens; an
+/// item is empty if its token completes no character. It ends where the model ends the text, where
+/// the context is full or where the session was cancelled
+/// ([`Session::stopped`](crate::Session::stopped) tells which), or after an error.
+///
+/// Nothing is lost by dropping it: the session holds every token that was handed out, and the next
+/// generation goes on with the next one, in the middle of a character if need be. A token that ends
+/// the text is handed out by no item, but the session holds it.
+pub struct Generate<'a> {
+    evaluation: &'a mut Evaluation,
+    stream: Stream<'a>,
+    sampler: &'a mut Sampler,
+    bos: Option<Token>,
+    eos: Option<Token>,
+    /// Whether `eos` must not be chosen.
+    ignore_eos: bool,
+    /// The logits without it.
+    logits: Vec<f32>,
+    done: bool,
+}
+
+impl<'a> Generate<'a> {
+    /// `bos` begins a session that is empty, `eos` ends the text, and `stream` has seen all of the
+    /// session's tokens.
+    pub(crate) fn new(
+        evaluation: &'a mut Evaluation,
+        stream: Stream<'a>,
+        sampler: &'a mut Sampler,
+        bos: Option<Token>,
+        eos: Option<Token>,
+    ) -> Generate<'a> {
+        evaluation.stopped = None;
+        Generate { evaluation, stream, sampler, bos, eos, ignore_eos: false, logits: Vec::new(), done: false }
+    }
+
+    /// Makes the token that ends a text impossible: only a full context or a cancellation ends the
+    /// iteration then.
+    pub fn ignore_eos(mut self) -> Generate<'a> {
+        self.ignore_eos = true;
+        self
+    }
+
+    /// Chooses the next token, and returns it unless it ends the text.
+    fn step(&mut self) -> Result<Option<Token>> {
+        let evaluation = &mut *self.evaluation;
+        if evaluation.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        if evaluation.tokens.is_empty() {
+            evaluation.append(&[self.bos.ok_or_else(nothing_to_evaluate)?])?;
+        }
+        let behind = evaluation.kv.len();
+        let result = evaluation.catch_up();
+        evaluation.stats.generation_steps += evaluation.kv.len() - behind;
+        result?;
+        if evaluation.is_full() {
+            evaluation.stopped = Some(StopReason::Context);
+            return Ok(None);
+        }
+        let logits = match self.eos {
+            Some(eos) if self.ignore_eos => {
+                self.logits.clear();
+                self.logits.extend_from_slice(evaluation.logits());
+                self.logits[eos.0 as usize] = f32::NEG_INFINITY;
+                &self.logits
+            }
+            _ => evaluation.logits(),
+        };
+        let token = self.sampler.sample(logits, &evaluation.tokens);
+        evaluation.append(&[token])?;
+        evaluation.stats.generated_tokens += 1;
+        if Some(token) == self.eos {
+            evaluation.stopped = Some(StopReason::Eos);
+            return Ok(None);
+        }
+        Ok(Some(token))
+    }
+}
+
+impl Iterator for Generate<'_> {
+    type Item = Result<String>;
+
+    fn next(&mut self) -> Option<Result<String>> {
+        if self.done {
+            return None;
+        }
+        let clock = Instant::now();
+        let step = self.step();
+        self.evaluation.stats.generation_time += clock.elapsed();
+        self.done = !matches!(step, Ok(Some(_)));
+        match step {
+            Ok(Some(token)) => Some(Ok(self.stream.push(token).to_owned())),
+            Ok(None) => None,
+            Err(Error::Cancelled) => {
+                self.evaluation.stopped = Some(StopReason::Cancelled);
+                None
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+impl FusedIterator for Generate<'_> {}

@@ -1,0 +1,119 @@
+//! How much memory a session will need, before anything is loaded.
+
+use crate::kv_cache::KvCache;
+use crate::session::Options;
+use crate::state::State;
+use crate::{Config, Error, Result};
+use std::fmt;
+
+/// The memory of one model with one session: promised before loading, computed from the header.
+///
+/// ```no_run
+/// use llama_core::gguf::Gguf;
+/// use llama_core::{Options, Plan};
+///
+/// # fn main() -> llama_core::Result<()> {
+/// let gguf = Gguf::read("llama-2-7b.Q4_0.gguf")?;
+/// println!("{}", Plan::new(&gguf, &Options::default().context(2048))?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Plan {
+    /// Positions of the context.
+    pub context: usize,
+    /// Tokens of one pass through the model.
+    pub ubatch: usize,
+    /// Bytes of the mapped file; the system may drop and reload them. Sessions share them.
+    pub mapped: u64,
+    /// Bytes of the cache of keys and values.
+    pub kv: u64,
+    /// Bytes of a pass's scratch.
+    pub scratch: u64,
+}
+
+impl Plan {
+    /// The plan of a session with these options on the model of this file.
+    ///
+    /// # Errors
+    /// [`Error::Key`] if the header describes no model that this library runs; [`Error::Option`]
+    /// if context or ubatch is zero, or the sum exceeds 2^63 bytes.
+    pub fn new(gguf: &crate::gguf::Gguf, options: &Options) -> Result<Plan> {
+        Plan::of(&Config::new(gguf)?, gguf.file_bytes(), options)
+    }
+
+    pub(crate) fn of(config: &Config, mapped: u64, options: &Options) -> Result<Plan> {
+        let positive = |option, value: usize| match value {
+            0 => Err(Error::Option { option, expected: "at least 1".into(), found: "0".into() }),
+            _ => Ok(value),
+        };
+        let context = positive("context", options.context.unwrap_or(config.context))?;
+        let ubatch = positive("ubatch", options.ubatch)?;
+        let ubatch = ubatch.min(context);
+        let threads = options.cpu.as_ref().map_or_else(llama_kernels::default_threads, |cpu| cpu.threads());
+        let kv = KvCache::bytes(config, context);
+        let scratch = State::bytes(config, ubatch, threads);
+        Ok(Plan { context, ubatch, mapped, kv, scratch })
+    }
+
+    /// All of it, in bytes.
+    pub fn total(&self) -> u64 {
+        self.mapped.saturating_add(self.kv).saturating_add(self.scratch)
+    }
+}
+
+/// One line: `3.6 GiB mapped + 2.0 GiB cache (4096 positions) + 82 MiB scratch = 5.7 GiB`.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} mapped + {} cache ({} positions) + {} scratch = {}",
+            Bytes(self.mapped),
+            Bytes(self.kv),
+            self.context,
+            Bytes(self.scratch),
+            Bytes(self.total())
+        )
+    }
+}
+
+/// A size with two to four digits and a binary unit.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut size = self.0 as f64;
+        let mut unit = "B";
+        for larger in ["KiB", "MiB", "GiB", "TiB"] {
+            if size < 1024.0 {
+                break;
+            }
+            (size, unit) = (size / 1024.0, larger);
+        }
+        let digits = usize::from(unit != "B" && size < 10.0);
+        write!(f, "{size:.digits$} {unit}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        let sizes =
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (10 << 20, "10 MiB"), (7 << 29, "3.5 GiB")];
+        for (bytes, expected) in sizes {
+            assert_eq!(Bytes(bytes).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn the_total_is_the_sum_and_never_wraps() {
+        let plan = Plan { context: 8, ubatch: 8, mapped: 1024, kv: 512, scratch: 512 };
+        assert_eq!(plan.total(), 2048);
+        assert_eq!(plan.to_string(), "1.0 KiB mapped + 512 B cache (8 positions) + 512 B scratch = 2.0 KiB");
+        assert_eq!(Plan { kv: u64::MAX, ..plan }.total(), u64::MAX);
+    }
+}

@@ -1,0 +1,300 @@
+//! A conversation with a model: text or tokens in, text or logits out.
+
+use crate::evaluation::Evaluation;
+use crate::generate::Generate;
+use crate::kv_cache::KvCache;
+use crate::model::Model;
+use crate::plan::Plan;
+use crate::state::State;
+use crate::tokenizer::{Prompt, Segment};
+use crate::{Error, Result, Sampler, Token};
+use llama_kernels::Cpu;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+/// How a [`Session`] is to be set up.
+///
+/// ```
+/// # use llama_core::Options;
+/// let options = Options::default().context(2048).deterministic(true);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) context: Option<usize>,
+    pub(crate) ubatch: usize,
+    pub(crate) cpu: Option<Arc<Cpu>>,
+    pub(crate) deterministic: bool,
+    pub(crate) cancel: Option<Arc<AtomicBool>>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { context: None, ubatch: 512, cpu: None, deterministic: false, cancel: None }
+    }
+}
+
+impl Options {
+    /// Positions of the context: prompt and generated tokens together. Default: the model's own.
+    pub fn context(mut self, positions: usize) -> Options {
+        self.context = Some(positions);
+        self
+    }
+
+    /// The most tokens that go through the model at once. Default: 512.
+    ///
+    /// Larger values cost scratch memory; smaller ones slow prompts down.
+    pub fn ubatch(mut self, tokens: usize) -> Options {
+        self.ubatch = tokens;
+        self
+    }
+
+    /// What computes. Default: one [`Cpu`] that all sessions of the model share.
+    pub fn cpu(mut self, cpu: Arc<Cpu>) -> Options {
+        self.cpu = Some(cpu);
+        self
+    }
+
+    /// Whether logits must not depend, to the bit, on how the tokens were divided among calls.
+    ///
+    /// By default a prompt's matrix products add up in another order than those of a single token.
+    /// If this is set, one kind of kernel and one order of summation serve every batch size, and
+    /// prompts are slower. Default: `false`.
+    pub fn deterministic(mut self, on: bool) -> Options {
+        self.deterministic = on;
+        self
+    }
+
+    /// A flag that stops the evaluation soon after it becomes true: between two micro-batches of a
+    /// prompt, and between two generated tokens. Default: none.
+    pub fn cancel(mut self, flag: Arc<AtomicBool>) -> Options {
+        self.cancel = Some(flag);
+        self
+    }
+}
+
+/// Why a generation came to its end; see [`Session::stopped`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// The model chose the end-of-text token.
+    Eos,
+    /// The context is full.
+    Context,
+    /// The flag of [`Options::cancel`] is set.
+    Cancelled,
+}
+
+/// A conversation with a model: owns its cache and its scratch, shares everything else.
+///
+/// Sessions are independent of each other and may live on different threads.
+pub struct Session {
+    model: Model,
+    evaluation: Evaluation,
+}
+
+impl Session {
+    pub(crate) fn new(model: &Model, options: Options) -> Result<Session> {
+        let plan = Plan::of(model.config(), model.gguf().file_bytes(), &options)?;
+        let cpu = match options.cpu {
+            Some(cpu) => cpu,
+            None => model.default_cpu()?,
+        };
+        let kv = KvCache::new(model.config(), plan.context).ok_or_else(|| Error::Option {
+            option: "context",
+            expected: format!("one whose cache of {} bytes can be allocated", plan.kv),
+            found: plan.context.to_string(),
+        })?;
+        let evaluation = Evaluation {
+            model: model.clone(),
+            cpu,
+            cancel: options.cancel,
+            deterministic: options.deterministic,
+            kv,
+            state: State::new(model.config(), plan.ubatch),
+            ubatch: plan.ubatch,
+            tokens: Vec::new(),
+            stats: Stats::default(),
+            stopped: None,
+        };
+        Ok(Session { model: model.clone(), evaluation })
+    }
+
+    /// Appends a text or typed segments, and evaluates them at once.
+    ///
+    /// An empty session starts with the beginning-of-text token if the vocabulary asks for it and
+    /// the prompt does not bring it along.
+    ///
+    /// # Errors
+    /// [`Error::Context`] if the prompt is longer than the room left: nothing is evaluated, the
+    /// session is unchanged. [`Error::Cancelled`] if the flag of [`Options::cancel`] stopped it:
+    /// the session holds the whole prompt, and the next call evaluates what is missing.
+    pub fn push(&mut self, prompt: impl Into<Prompt>) -> Result<()> {
+        let prompt = prompt.into();
+        let tokenizer = self.model.tokenizer();
+        let mut tokens = tokenizer.encode(&prompt);
+        if let Some(bos) = tokenizer.bos()
+            && tokenizer.add_bos()
+            && self.evaluation.tokens.is_empty()
+            && prompt.segments().first() != Some(&Segment::Special(bos))
+        {
+            tokens.insert(0, bos);
+        }
+        self.evaluation.append(&tokens)?;
+        self.as_prompt(Evaluation::catch_up)
+    }
+
+    /// Appends tokens as they are, evaluates them and returns the logits of the last one: as many
+    /// values as the vocabulary has pieces, not normalised.
+    ///
+    /// With no tokens, the logits of the session's last token.
+    ///
+    /// # Errors
+    /// [`Error::Token`] if an id is not in the vocabulary, [`Error::Context`] if there is no room,
+    /// [`Error::Option`] if session and `tokens` are both empty: the session is unchanged.
+    /// [`Error::Cancelled`] as in [`push`](Self::push).
+    ///
+    /// ```no_run
+    /// use llama_core::{Model, Options, Token};
+    ///
+    /// # fn main() -> llama_core::Result<()> {
+    /// let model = Model::read("llama-2-7b.Q4_0.gguf")?;
+    /// let mut session = model.session(Options::default())?;
+    /// let logits = session.forward(&[Token(1), Token(15043)])?; // <s>, ▁Hello
+    /// let next = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn forward(&mut self, tokens: &[Token]) -> Result<&[f32]> {
+        if self.evaluation.tokens.is_empty() && tokens.is_empty() {
+            return Err(nothing_to_evaluate());
+        }
+        self.evaluation.append(tokens)?;
+        self.as_prompt(Evaluation::catch_up)?;
+        Ok(self.evaluation.logits())
+    }
+
+    /// The same, with the logits of every one of `tokens`: `tokens.len()` rows of the vocabulary's
+    /// size, row-major.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), but no tokens are no error.
+    pub fn forward_all(&mut self, tokens: &[Token]) -> Result<Vec<f32>> {
+        self.as_prompt(Evaluation::catch_up)?;
+        self.evaluation.append(tokens)?;
+        self.as_prompt(Evaluation::catch_up_all)
+    }
+
+    /// Generates text after what the session holds, token by token; see [`Generate`].
+    ///
+    /// An empty session starts from the beginning-of-text token alone.
+    pub fn generate<'a>(&'a mut self, sampler: &'a mut Sampler) -> Generate<'a> {
+        let tokenizer = self.model.tokenizer();
+        let mut stream = tokenizer.stream();
+        stream.skip(&self.evaluation.tokens);
+        let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
+        Generate::new(&mut self.evaluation, stream, sampler, bos, tokenizer.eos())
+    }
+
+    /// Why the last generation ended; `None` if it did not: it may go on.
+    pub fn stopped(&self) -> Option<StopReason> {
+        self.evaluation.stopped
+    }
+
+    /// All tokens so far, prompts and generated ones.
+    pub fn tokens(&self) -> &[Token] {
+        &self.evaluation.tokens
+    }
+
+    /// The most tokens that the session can hold.
+    pub fn context(&self) -> usize {
+        self.evaluation.kv.context()
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What was evaluated and how fast, since the session was made. Loading is not included.
+    pub fn stats(&self) -> Stats {
+        self.evaluation.stats
+    }
+
+    /// Forgets all tokens.
+    pub fn clear(&mut self) {
+        self.truncate(0);
+    }
+
+    /// Forgets all but the first `len` tokens; does nothing if there are no more than that.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.tokens().len() {
+            self.evaluation.truncate(len);
+        }
+    }
+
+    /// Counts what `evaluate` puts into the cache as prompt, even if it fails half-way.
+    fn as_prompt<T>(&mut self, evaluate: impl FnOnce(&mut Evaluation) -> Result<T>) -> Result<T> {
+        let (clock, start) = (Instant::now(), self.evaluation.kv.len());
+        let result = evaluate(&mut self.evaluation);
+        let stats = &mut self.evaluation.stats;
+        stats.prompt_tokens += self.evaluation.kv.len() - start;
+        stats.prompt_time += clock.elapsed();
+        result
+    }
+}
+
+/// A session without a single token has no logits.
+pub(crate) fn nothing_to_evaluate() -> Error {
+    Error::Option {
+        option: "prompt",
+        expected: "at least one token, as the vocabulary has none to begin a text with".into(),
+        found: "none".into(),
+    }
+}
+
+/// What a session evaluated, and in which time.
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Tokens evaluated by [`push`](Session::push) and the `forward`s.
+    pub prompt_tokens: usize,
+    /// Time that they took.
+    pub prompt_time: Duration,
+    /// Tokens generated.
+    pub generated_tokens: usize,
+    /// Tokens evaluated in order to generate: one less than `generated_tokens` for each
+    /// generation, because the first comes from the prompt's logits and the last is not evaluated.
+    pub generation_steps: usize,
+    /// Time that evaluation and sampling took; the time between two pieces is not counted.
+    pub generation_time: Duration,
+}
+
+impl Stats {
+    /// Prompt tokens per second; zero if there were none.
+    pub fn prompt_speed(&self) -> f64 {
+        speed(self.prompt_tokens, self.prompt_time)
+    }
+
+    /// Steps of generation per second; zero if there were none.
+    pub fn generation_speed(&self) -> f64 {
+        speed(self.generation_steps, self.generation_time)
+    }
+}
+
+fn speed(tokens: usize, time: Duration) -> f64 {
+    if tokens == 0 { 0.0 } else { tokens as f64 / time.as_secs_f64().max(1e-9) }
+}
+
+/// Two lines, without a final newline.
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = |f: &mut fmt::Formatter<'_>, what, tokens, time: Duration, speed| {
+            write!(f, "{what}: {tokens} tokens in {:.3} s, {speed:.2} tokens/s", time.as_secs_f64())
+        };
+        line(f, "prompt", self.prompt_tokens, self.prompt_time, self.prompt_speed())?;
+        writeln!(f)?;
+        line(f, "generation", self.generated_tokens, self.generation_time, self.generation_speed())
+    }
+}

@@ -1,0 +1,205 @@
+//! Each operation in f64, written as its definition.
+//!
+//! Nothing here is fast, and nothing shares code with the kernels except
+//! [`Matrix::dequantize_row`], which is itself the definition of a weight format.
+//! Activations are token-major `[token][feature]`, heads are consecutive within a token.
+
+use llama_kernels::Matrix;
+
+/// Activations that share one int8 scale.
+pub const GROUP: usize = 32;
+
+/// f32 values as f64, exactly.
+pub fn widen(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// `y[t][r] = sum_c w[r][c] * x[t][c]`, token-major.
+///
+/// # Panics
+/// If `x` is not `tokens` times `w.cols()` long.
+pub fn matmul(w: &Matrix, x: &[f64], tokens: usize) -> Vec<f64> {
+    assert_eq!(x.len(), tokens * w.cols(), "{tokens} tokens of {} activations", w.cols());
+    let mut y = vec![0.0; tokens * w.rows()];
+    let mut weights = vec![0.0; w.cols()];
+    for r in 0..w.rows() {
+        w.dequantize_row(r, &mut weights);
+        for t in 0..tokens {
+            y[t * w.rows() + r] = dot(&widen(&weights), &x[t * w.cols()..(t + 1) * w.cols()]);
+        }
+    }
+    y
+}
+
+/// The inner product.
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// `x / sqrt(mean(x^2) + eps) * weight`, for one token.
+pub fn rmsnorm(x: &[f64], weight: &[f64], eps: f64) -> Vec<f64> {
+    let mean_square = dot(x, x) / x.len() as f64;
+    x.iter().zip(weight).map(|(x, w)| x / (mean_square + eps).sqrt() * w).collect()
+}
+
+/// Rotary position embedding in GGUF's layout for Llama.
+#[derive(Clone, Debug)]
+pub struct Rope {
+    /// Features of each head that rotate: the first `dims`, an even number.
+    pub dims: usize,
+    /// Pair `i` turns by `base^(-2i/dims)` radians per position.
+    pub base: f64,
+    /// Multiplies every angle: 1, or 1 / factor with linear scaling.
+    pub scale: f64,
+    /// Divisors of the pairs' frequencies (`rope_freqs.weight`), if the model has them.
+    pub factors: Option<Vec<f64>>,
+}
+
+impl Rope {
+    /// The angle of pair `i` at a position, in radians.
+    pub fn angle(&self, pos: usize, i: usize) -> f64 {
+        let frequency = self.base.powf(-2.0 * i as f64 / self.dims as f64);
+        pos as f64 * self.scale * frequency / self.factors.as_ref().map_or(1.0, |f| f[i])
+    }
+
+    /// Turns the adjacent pairs `(2i, 2i + 1)` of one head; the features from `dims` on stay.
+    pub fn rotate(&self, head: &[f64], pos: usize) -> Vec<f64> {
+        let mut y = head.to_vec();
+        for i in 0..self.dims / 2 {
+            let ((sin, cos), a, b) = (self.angle(pos, i).sin_cos(), head[2 * i], head[2 * i + 1]);
+            (y[2 * i], y[2 * i + 1]) = (a * cos - b * sin, a * sin + b * cos);
+        }
+        y
+    }
+}
+
+/// `exp(x_i) / sum_j exp(x_j)`.
+pub fn softmax(x: &[f64]) -> Vec<f64> {
+    let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = x.iter().map(|x| (x - max).exp()).sum();
+    x.iter().map(|x| (x - max).exp() / sum).collect()
+}
+
+/// `x / (1 + exp(-x))`.
+pub fn silu(x: f64) -> f64 {
+    x / (1.0 + (-x).exp())
+}
+
+/// `silu(gate) * up`.
+pub fn swiglu(gate: &[f64], up: &[f64]) -> Vec<f64> {
+    gate.iter().zip(up).map(|(&g, &u)| silu(g) * u).collect()
+}
+
+/// How a token's queries, keys and values divide into heads.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Query heads, a multiple of `kv`.
+    pub query: usize,
+    /// Key and value heads; query head `h` reads number `h / (query / kv)`.
+    pub kv: usize,
+    /// Features of a head.
+    pub dim: usize,
+}
+
+/// Causal grouped-query attention: for each query head, `softmax(q . k / sqrt(dim)) v`.
+///
+/// `q` is `[token][query head][dim]`; `k` and `v` are `[position][kv head][dim]`. The tokens
+/// are the last positions: token `t` of `n` sees all but the `n - 1 - t` positions at the end.
+pub fn attention(q: &[f64], k: &[f64], v: &[f64], heads: Heads) -> Vec<f64> {
+    let tokens = q.len() / (heads.query * heads.dim);
+    let past = k.len() / (heads.kv * heads.dim) - tokens;
+    let head = |x: &[f64], t: usize, of: usize, h: usize| x[(t * of + h) * heads.dim..][..heads.dim].to_vec();
+    let mut y = Vec::with_capacity(q.len());
+    for (t, h) in (0..tokens).flat_map(|t| (0..heads.query).map(move |h| (t, h))) {
+        let (q, kv, seen) = (head(q, t, heads.query, h), h / (heads.query / heads.kv), 0..past + t + 1);
+        let scores = seen.clone().map(|p| dot(&q, &head(k, p, heads.kv, kv)) / (heads.dim as f64).sqrt());
+        let weights = softmax(&scores.collect::<Vec<_>>());
+        let values: Vec<_> = seen.map(|p| head(v, p, heads.kv, kv)).collect();
+        y.extend((0..heads.dim).map(|i| values.iter().zip(&weights).map(|(v, w)| v[i] * w).sum::<f64>()));
+    }
+    y
+}
+
+/// Activations rounded to int8 in groups of [`GROUP`], each with its own scale.
+#[derive(Clone, Debug)]
+pub struct Int8 {
+    /// The rounded quotients `x / scale`, -127 to 127.
+    pub q: Vec<i8>,
+    /// One scale a group: its largest magnitude / 127, in f32.
+    pub scales: Vec<f32>,
+}
+
+impl Int8 {
+    /// Rounds to the nearest, ties away from zero.
+    pub fn quantize(x: &[f32]) -> Int8 {
+        let scale = |group: &[f32]| group.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
+        let scales: Vec<f32> = x.chunks(GROUP).map(scale).collect();
+        let q = |(i, &x)| (f64::from(x) / f64::from(scales[i / GROUP])).round() as i8; // 0 / 0 is 0
+        Int8 { q: x.iter().enumerate().map(q).collect(), scales }
+    }
+
+    /// `scale * q`, exactly.
+    pub fn dequantize(&self) -> Vec<f64> {
+        let scale = |i: usize| f64::from(self.scales[i / GROUP]);
+        self.q.iter().enumerate().map(|(i, &q)| f64::from(q) * scale(i)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use llama_kernels::Format;
+
+    #[test]
+    fn matmul_by_hand() {
+        let mut bytes = Vec::new();
+        Format::F32.quantize(&[1.0, -2.0, 3.0, 0.5, 4.0, -1.0], &mut bytes);
+        let w = Matrix::new(Format::F32, 2, 3, &bytes).unwrap();
+        let y = matmul(&w, &[1.0, 2.0, -1.0, 0.0, 1.0, 10.0], 2);
+        assert_eq!(y, [-6.0, 9.5, 28.0, -6.0]);
+    }
+
+    #[test]
+    fn rmsnorm_by_hand() {
+        assert_eq!(rmsnorm(&[3.0, -4.0], &[1.0, 2.0], 12.5), [3.0 / 5.0, -8.0 / 5.0]);
+    }
+
+    #[test]
+    fn rope_turns_adjacent_pairs_of_the_first_dims() {
+        use std::f64::consts::FRAC_PI_2;
+        let quarter = |pos: usize, scale| Rope { dims: 2, base: 1e4, scale, factors: None }.angle(pos, 0);
+        assert_eq!((quarter(3, 1.0), quarter(3, 0.25)), (3.0, 0.75));
+        let rope = Rope { dims: 4, base: 100.0, scale: FRAC_PI_2, factors: Some(vec![1.0, 0.1 / 2.0]) };
+        let found = rope.rotate(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 1);
+        let expected = [-2.0, 1.0, -3.0, -4.0, 5.0, 6.0]; // a quarter turn, a half turn, no turn
+        assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-12), "{found:?}");
+    }
+
+    #[test]
+    fn softmax_and_silu_by_hand() {
+        let p = softmax(&[1000.0, 1000.0 + 3f64.ln()]);
+        assert!((p[0] - 0.25).abs() < 1e-12 && (p[1] - 0.75).abs() < 1e-12, "{p:?}");
+        assert_eq!(silu(0.0), 0.0);
+        assert!((swiglu(&[3f64.ln()], &[4.0])[0] - 3.0 * 3f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn attention_is_causal_and_grouped() {
+        // Two query heads share one key/value head of one feature; two tokens after one past position.
+        let heads = Heads { query: 2, kv: 1, dim: 1 };
+        let (k, v) = ([0.0, 3f64.ln(), 1e9], [8.0, 4.0, 2.0]);
+        let y = attention(&[1.0, -1.0, 1.0, 0.0], &k, &v, heads);
+        let expected = [5.0, 7.0, 2.0, 14.0 / 3.0];
+        assert!(y.iter().zip(expected).all(|(y, e)| (y - e).abs() < 1e-12), "{y:?}");
+    }
+
+    #[test]
+    fn int8_keeps_extremes_and_zero_groups() {
+        let mut x = vec![0.0f32; 64];
+        (x[3], x[4], x[5]) = (-254.0, 1.0, 2.9);
+        let int8 = Int8::quantize(&x);
+        assert_eq!((int8.q[3], int8.q[4], int8.q[5]), (-127, 1, 1));
+        assert_eq!(int8.scales, [2.0, 0.0]);
+        assert_eq!(int8.dequantize()[32..], [0.0; 32]);
+    }
+}
