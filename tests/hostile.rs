@@ -169,8 +169,7 @@ fn a_changed_byte_is_no_disaster() {
     let mut refused = 0;
     for (bytes, header) in models() {
         let mut subject = Subject::new(&bytes);
-        for at in 0..header {
-            let byte = bytes[at];
+        for (at, &byte) in bytes[..header].iter().enumerate() {
             for other in [byte ^ 1, byte ^ 128, !byte] {
                 subject.set(at, other);
                 refused += usize::from(subject.load().is_err());
