@@ -250,6 +250,55 @@ unsafe impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn nibbles32(self, x: &[u8; 32]) -> Self::I {
+        avx2! {
+            let x = _mm256_loadu_si256(x.as_ptr().cast());
+            [x, _mm256_srli_epi16::<4>(x)].map(|x| _mm256_and_si256(x, _mm256_set1_epi8(15)))
+        }
+    }
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_and_si256, a, b)
+    }
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_or_si256, a, b)
+    }
+    #[inline(always)]
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_xor_si256, a, b)
+    }
+    #[inline(always)]
+    fn sub_u8(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_sub_epi8, a, b)
+    }
+    #[inline(always)]
+    fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I {
+        avx2! {
+            let counts = [_mm_cvtsi32_si128(low as i32), _mm_cvtsi32_si128(high as i32)];
+            [_mm256_srl_epi16(a[0], counts[0]), _mm256_srl_epi16(a[1], counts[1])]
+        }
+    }
+    #[inline(always)]
+    fn mask(self, bits: u64) -> Self::I {
+        avx2! {
+            // Each byte of the mask eight times over, then its own bit of it.
+            let spread = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+            let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+            [bits as i32, (bits >> 32) as i32].map(|bits| {
+                let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), spread);
+                _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
+            })
+        }
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], index: Self::I) -> Self::I {
+        avx2! {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            index.map(|index| _mm256_shuffle_epi8(table, index))
+        }
+    }
+    #[inline(always)]
     fn halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::I {
         avx2! { [_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast())] }
     }
@@ -279,6 +328,11 @@ unsafe impl Simd for Avx2 {
     #[inline(always)]
     fn store_quad(self, v: Self::Q, out: &mut [f32; 4]) {
         avx2! { _mm_storeu_ps(out.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn quad_i8(self, x: [i8; 4]) -> Self::Q {
+        let x = i32::from_le_bytes(x.map(|x| x as u8));
+        avx2! { _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(x))) }
     }
     #[inline(always)]
     fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q {
