@@ -291,7 +291,8 @@ mod tests {
 
     #[test]
     fn negative_numbers_and_short_names_are_read() {
-        let run = run(&["-n", "-1", "-s", "-1", "-ub", "8", "--repeat-last-n", "-1", "-p", "- item"]).unwrap();
+        let run =
+            run(&["-n", "-1", "-s", "-1", "-ub", "8", "--repeat-last-n", "-1", "-p", "- item"]).unwrap();
         assert_eq!((run.predict, run.ubatch_size, run.sampling.repeat_last_n), (-1, 8, -1));
         assert_eq!(run.text.prompt.as_deref(), Some("- item"));
     }

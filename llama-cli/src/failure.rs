@@ -30,7 +30,9 @@ impl Failure {
         match self {
             // Whoever read the output has seen enough: `llama run … | head` is no error.
             Failure::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-            Failure::Interrupted | Failure::Model(llama_core::Error::Cancelled) => ExitCode::from(crate::interrupt::EXIT_CODE),
+            Failure::Interrupted | Failure::Model(llama_core::Error::Cancelled) => {
+                ExitCode::from(crate::interrupt::EXIT_CODE)
+            }
             failure => {
                 note(format_args!("error: {}", printable(&failure.to_string())));
                 ExitCode::FAILURE

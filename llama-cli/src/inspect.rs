@@ -30,7 +30,11 @@ fn table(gguf: &Gguf) -> String {
     let _ = writeln!(out, "\ntensors: {}", tensors.len());
     let width = tensors.iter().map(|t| t.name().chars().count()).max().unwrap_or(0).max("name".len());
     if !tensors.is_empty() {
-        let _ = writeln!(out, "  {:width$}  {:>16}  {:6}  {:>12}  {:>12}", "name", "shape", "type", "bytes", "offset");
+        let _ = writeln!(
+            out,
+            "  {:width$}  {:>16}  {:6}  {:>12}  {:>12}",
+            "name", "shape", "type", "bytes", "offset"
+        );
     }
     for t in tensors {
         let _ = writeln!(

@@ -40,7 +40,9 @@ pub(crate) fn forward(
         if outputs == Outputs::All || i + 1 == tokens.len() {
             let digest = kv.digests[kv.len() - 1];
             let vocab = model.config.vocab as u64;
-            state.logits.extend((0..vocab).map(|v| ((digest >> 8).wrapping_mul(2 * v + 1) >> 40) as f32 / 4e6));
+            state
+                .logits
+                .extend((0..vocab).map(|v| ((digest >> 8).wrapping_mul(2 * v + 1) >> 40) as f32 / 4e6));
         }
     }
 }

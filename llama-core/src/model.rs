@@ -128,6 +128,9 @@ impl Model {
 
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Model").field("gguf", self.gguf()).field("config", self.config()).finish_non_exhaustive()
+        f.debug_struct("Model")
+            .field("gguf", self.gguf())
+            .field("config", self.config())
+            .finish_non_exhaustive()
     }
 }

@@ -27,7 +27,9 @@ pub enum CpuError {
 impl std::fmt::Display for CpuError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            CpuError::Isa(name) => write!(f, "instruction set: expected one of scalar, avx2, found \"{name}\""),
+            CpuError::Isa(name) => {
+                write!(f, "instruction set: expected one of scalar, avx2, found \"{name}\"")
+            }
             CpuError::Threads => write!(f, "threads: expected at least 1, found 0"),
         }
     }
