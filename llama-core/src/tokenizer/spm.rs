@@ -6,6 +6,9 @@
 //!
 //! The pairs wait in a heap, and a pair whose parts have changed meanwhile is dropped when it comes up, so a text
 //! of n characters takes O(n log n). Rescanning after each merge, the textbook version, is quadratic.
+//!
+//! Where no piece joins a space to what stands before it, as in Llama's vocabulary, each word is merged by itself:
+//! 1.1 MB of English then takes 0.12 s instead of 0.66 s with one heap for all of it, since the heap fits a cache.
 
 use super::Token;
 use super::vocab::{Kind, Vocab, invalid};

@@ -50,10 +50,11 @@ impl<'a> Stream<'a> {
         for chunk in self.pending.utf8_chunks() {
             self.text.push_str(chunk.valid());
             taken += chunk.valid().len();
-            let hopeless = str::from_utf8(chunk.invalid()).is_err_and(|error| error.error_len().is_some());
-            if hopeless {
+            let (invalid, last) = (chunk.invalid(), taken + chunk.invalid().len() == self.pending.len());
+            let unfinished = last && str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
+            if !invalid.is_empty() && !unfinished {
                 self.text.push(char::REPLACEMENT_CHARACTER);
-                taken += chunk.invalid().len();
+                taken += invalid.len();
             }
         }
         self.pending.drain(..taken);
