@@ -25,7 +25,7 @@
 //! magnitude larger, and small errors of a single operation are caught by that operation's own
 //! bound in [`close`](crate::close).
 
-use crate::close::{Answer, LAMBDA, U};
+use crate::close::{Answer, LAMBDA, U, f16_error};
 use crate::oracle::{self, GROUP, Heads, Int8, Rope, dot, widen};
 use crate::shapes::mix;
 use llama_core::gguf::Gguf;
@@ -213,7 +213,8 @@ impl Run<'_> {
             let q = rotate(layer.attn_q.apply(&xn, rounding));
             keys.extend(rounding.cached(&rotate(layer.attn_k.apply(&xn, rounding))));
             values.extend(rounding.cached(&layer.attn_v.apply(&xn, rounding)));
-            let attended = oracle::attention(&rounding.floats(&q, model.heads.dim), keys, values, model.heads);
+            let attended =
+                oracle::attention(&rounding.floats(&q, model.heads.dim), keys, values, model.heads);
             add(&mut x, &layer.attn_output.apply(&attended, rounding));
             let xn = oracle::rmsnorm(&x, &layer.ffn_norm, model.eps);
             let (gate, up) = (layer.ffn_gate.apply(&xn, rounding), layer.ffn_up.apply(&xn, rounding));
@@ -267,7 +268,7 @@ impl Rounding {
                 Format::F16.dequantize(&bytes, &mut rounded);
                 widen(&rounded)
             }
-            Rounding::Random(seed) => x.iter().map(|x| x + 2.0 * f16_half_unit(*x) * half(seed, *x)).collect(),
+            Rounding::Random(seed) => x.iter().map(|x| x + 2.0 * f16_error(*x) * half(seed, *x)).collect(),
         }
     }
 }
@@ -275,12 +276,6 @@ impl Rounding {
 /// Uniform in [-0.5, 0.5), a function of seed and value.
 fn half(seed: u64, value: f64) -> f64 {
     (mix(mix(seed) ^ value.to_bits()) >> 11) as f64 / (1u64 << 53) as f64 - 0.5
-}
-
-/// Half the distance between neighbouring f16 values around `x`.
-fn f16_half_unit(x: f64) -> f64 {
-    let exponent = x.abs().log2().floor().max(-14.0);
-    2f64.powf(exponent - 11.0)
 }
 
 fn narrow(x: &[f64]) -> Vec<f32> {
@@ -333,4 +328,101 @@ impl Linear {
 fn vector(gguf: &Gguf, name: &str) -> Vec<f64> {
     let tensor = gguf.tensor(name).unwrap_or_else(|| panic!("tensor \"{name}\" is missing"));
     Linear::load(gguf, name, tensor.dims()[0]).row(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::close::violation;
+    use llama_core::synth::{Shape, Spec, Synth};
+    use std::path::PathBuf;
+
+    /// A file of the test data, which need not be there.
+    fn data(name: &str) -> Option<PathBuf> {
+        let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data")).join(name);
+        if !path.exists() {
+            eprintln!("skipped: no {}", path.display());
+        }
+        path.exists().then_some(path)
+    }
+
+    /// Two layers, every feature of the graph, and a vocabulary that is quick to multiply by.
+    fn synthetic(format: Format) -> Naive {
+        let shape = Shape { layers: 2, vocab: 400, ..Shape::from_name("tiny").unwrap() };
+        let synth = Synth::new(&Spec { shape, format, seed: 1 }).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        synth.write(std::fs::File::create(&path).unwrap(), |_| ()).unwrap();
+        Naive::load(&Gguf::read(&path).unwrap())
+    }
+
+    const PROMPT: [u32; 12] = [1, 300, 399, 261, 262, 300, 300, 7, 350, 399, 261, 333];
+
+    #[test]
+    fn a_trained_model_tells_its_story() {
+        let (Some(model), Some(text)) =
+            (data("models/stories260K.gguf"), data("models/stories260K.expected_greedy_200.txt"))
+        else {
+            return;
+        };
+        let gguf = Gguf::read(&model).unwrap();
+        let pieces: Vec<&str> = gguf.strs("tokenizer.ggml.tokens").unwrap().collect();
+        let mut bytes = Vec::new();
+        for token in Naive::load(&gguf).greedy(&[1], 200) {
+            let piece = pieces[token as usize];
+            match piece.strip_prefix("<0x").and_then(|hex| u8::from_str_radix(&hex[..2], 16).ok()) {
+                Some(byte) => bytes.push(byte),
+                None => bytes.extend(piece.replace('\u{2581}', " ").bytes()),
+            }
+        }
+        // The space before the first word belongs to the tokenizer, not to the text.
+        let told = String::from_utf8(bytes).unwrap();
+        assert_eq!(told.trim_start(), std::fs::read_to_string(text).unwrap());
+    }
+
+    #[test]
+    fn the_bound_admits_an_engine_and_is_informative() {
+        let mut models: Vec<(String, Naive)> =
+            Format::ALL.iter().map(|&format| (format.to_string(), synthetic(format))).collect();
+        if let Some(path) = data("models/stories260K.gguf") {
+            models.push(("stories260K".into(), Naive::load(&Gguf::read(&path).unwrap())));
+        }
+        for (name, model) in models {
+            let engine = model.logits_with(&PROMPT, Rounding::Nearest);
+            for (position, (answer, found)) in model.answers(&PROMPT).iter().zip(&engine).enumerate() {
+                let what = format!("{name}, position {position}");
+                answer.check(&narrow(found), &what);
+                let error = |i: usize| (found[i] - answer.expected[i]).abs() / answer.bound[i];
+                let used = (0..found.len()).map(error).fold(0.0, f64::max);
+                assert!(used > 0.05, "{what}: the bound is {:.0} times the largest error", 1.0 / used);
+            }
+        }
+    }
+
+    #[test]
+    fn the_bound_rejects_a_wrong_model() {
+        for format in [Format::F32, Format::Q8_0] {
+            let model = synthetic(format);
+            let mut wrong = vec![("base", model.clone()); 5];
+            wrong[0].1.rope.base = 20_000.0;
+            wrong[1] = ("dims", Naive { rope: Rope { dims: 30, ..model.rope.clone() }, ..model.clone() });
+            wrong[2] = ("eps", Naive { eps: 0.1, ..model.clone() });
+            (wrong[3].0, wrong[3].1.layers[1].attn_norm[5]) = ("one norm", -1.0);
+            wrong[4].0 = "swapped";
+            let layer = &mut wrong[4].1.layers[0];
+            std::mem::swap(&mut layer.ffn_gate, &mut layer.ffn_up);
+            let answers = model.answers(&PROMPT);
+            for (what, wrong) in wrong {
+                let logits = wrong.logits_with(&PROMPT, Rounding::Nearest);
+                let found = narrow(logits.last().unwrap());
+                let Answer { expected, bound } = answers.last().unwrap();
+                assert!(violation(&found, expected, bound).is_some(), "{format}: {what} passed");
+            }
+        }
+    }
+
+    #[test]
+    fn the_likeliest_come_first() {
+        assert_eq!(top_two(&[1.0, 3.0, -7.0, 3.0, 2.0]), [(1, 3.0), (3, 3.0)]);
+    }
 }
