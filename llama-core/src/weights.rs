@@ -203,3 +203,109 @@ fn wrong(tensor: &TensorInfo, expected: String, found: String) -> Error {
     let offset = Some(tensor.header_offset() as u64);
     Error::Tensor { name: tensor.name().to_owned(), offset, expected, found }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::Writer;
+    use crate::gguf::tests::{complete, from_bytes};
+
+    /// A model of one layer, all widths different: d_model 32, 4 heads of 6 (values 10), 2 KV heads, d_ff 64.
+    const TENSORS: [(&str, &[usize]); 11] = [
+        ("token_embd.weight", &[32, 5]),
+        ("blk.0.attn_norm.weight", &[32]),
+        ("blk.0.attn_q.weight", &[32, 24]),
+        ("blk.0.attn_k.weight", &[32, 12]),
+        ("blk.0.attn_v.weight", &[32, 20]),
+        ("blk.0.attn_output.weight", &[40, 32]),
+        ("blk.0.ffn_norm.weight", &[32, 1]),
+        ("blk.0.ffn_gate.weight", &[32, 64]),
+        ("blk.0.ffn_up.weight", &[32, 64]),
+        ("blk.0.ffn_down.weight", &[64, 32]),
+        ("output_norm.weight", &[32]),
+    ];
+
+    fn header(tensors: &[(&str, &[usize])]) -> Writer {
+        let mut header = Writer::new();
+        header.set("general.architecture", "llama");
+        let keys = [
+            ("block_count", 1u32),
+            ("embedding_length", 32),
+            ("feed_forward_length", 64),
+            ("attention.head_count", 4),
+            ("attention.head_count_kv", 2),
+            ("attention.key_length", 6),
+            ("attention.value_length", 10),
+            ("context_length", 16),
+        ];
+        keys.iter().for_each(|&(key, value)| header.set(&format!("llama.{key}"), value));
+        header.set("llama.attention.layer_norm_rms_epsilon", 1e-5f32);
+        for &(name, dims) in tensors {
+            header.tensor(name, dims, Format::F16).unwrap();
+        }
+        header
+    }
+
+    fn load(tensors: &[(&str, &[usize])]) -> Result<Weights> {
+        let gguf = from_bytes(complete(&header(tensors)))?;
+        Weights::load(&gguf, &Config::new(&gguf)?)
+    }
+
+    #[test]
+    fn shapes_follow_from_the_config_and_the_output_is_tied() {
+        let weights = load(&TENSORS).unwrap();
+        let shape = |tensor: &Tensor| (tensor.matrix().rows(), tensor.matrix().cols());
+        let layer = &weights.layers[0];
+        assert_eq!(
+            layer.matrices().map(shape),
+            [(24, 32), (12, 32), (20, 32), (32, 40), (64, 32), (64, 32), (32, 64)]
+        );
+        assert_eq!(weights.output.matrix().bytes(), weights.token_embd.matrix().bytes());
+        assert_eq!((layer.attn_norm.len(), layer.ffn_norm.len(), &weights.rope_freqs), (32, 32, &None));
+        let matrices = 32 * (24 + 12 + 20 + 40 + 3 * 64);
+        assert_eq!(weights.parameters(), matrices + 5 * 32 + 3 * 32);
+        assert_eq!(weights.bytes_per_token(), 2 * (matrices + 5 * 32 + 32));
+    }
+
+    #[test]
+    fn an_output_of_its_own_counts() {
+        let own = [&TENSORS[..], &[("output.weight", &[32, 5]), ("rope_freqs.weight", &[3])]].concat();
+        let (tied, own) = (load(&TENSORS).unwrap(), load(&own).unwrap());
+        assert_ne!(own.output.matrix().bytes(), own.token_embd.matrix().bytes());
+        assert_eq!(own.parameters(), tied.parameters() + 5 * 32);
+        assert_eq!(own.bytes_per_token(), tied.bytes_per_token());
+        assert_eq!(own.rope_freqs.map(|freqs| freqs.len()), Some(3));
+    }
+
+    #[test]
+    fn vectors_are_decoded() {
+        let gguf = from_bytes(complete(&header(&TENSORS))).unwrap();
+        let weights = Weights::load(&gguf, &Config::new(&gguf).unwrap()).unwrap();
+        let mut expected = [0.0; 32];
+        Format::F16.dequantize(gguf.tensor("output_norm.weight").unwrap().data(), &mut expected);
+        assert!(weights.output_norm == expected && expected[3] != 0.0);
+    }
+
+    #[test]
+    fn missing_misshapen_and_unknown_tensors_are_named() {
+        for i in 0..TENSORS.len() {
+            let (name, dims) = TENSORS[i];
+            let mut tensors = TENSORS.to_vec();
+            tensors.remove(i);
+            let message = load(&tensors).unwrap_err().to_string();
+            // Without an embedding or a tokenizer, the vocabulary's size is what is missed first.
+            assert!(message.contains(name) && message.contains("found no such"), "{message}");
+
+            let wrong: Vec<usize> = dims.iter().map(|dim| dim + 1).collect();
+            let mut tensors = TENSORS.to_vec();
+            tensors[i].1 = &wrong;
+            let message = load(&tensors).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("tensor \"{name}\" (byte ")), "{message}");
+            assert!(message.ends_with(&format!("found {}", shape(&wrong))), "{message}");
+        }
+        let extra = [&TENSORS[..], &[("blk.0.attn_q.bias", &[24])]].concat();
+        let message = load(&extra).unwrap_err().to_string();
+        assert!(message.starts_with("tensor \"blk.0.attn_q.bias\" (byte "), "{message}");
+        assert!(message.ends_with("expected no such tensor in a Llama 2 model, found one"), "{message}");
+    }
+}

@@ -4,8 +4,11 @@
 //! tensor; padding; the tensors' data. Versions 1 (32-bit lengths), 2 and 3, little-endian.
 //! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+mod cursor;
 mod map;
 mod read;
+#[cfg(test)]
+pub(crate) mod tests;
 mod value;
 mod write;
 
@@ -14,6 +17,7 @@ pub use value::{Array, ArrayBuf, Element, Elements, Kind, Value};
 pub use write::{Data, Writer};
 
 use crate::{Error, Result};
+use cursor::Cursor;
 use llama_kernels::Format;
 use map::Map;
 use std::ops::Range;
@@ -147,7 +151,7 @@ impl Gguf {
     }
 
     fn value(&self, entry: &Entry) -> Value<'_> {
-        let mut cursor = read::Cursor::new(&self.parts[0].map[entry.value.clone()], self.version > 1);
+        let mut cursor = Cursor::new(&self.parts[0].map[entry.value.clone()], self.version > 1);
         Value::read(&mut cursor, entry.kind, 0).expect("the value was read when the file was opened")
     }
 

@@ -1,15 +1,15 @@
-//! Reading a header: one cursor that cannot leave the file, and one function that turns a tensor's
+//! Reading a header: a cursor that cannot leave the file, and one function that turns a tensor's
 //! description into a byte range.
 //!
 //! A file is hostile until it is parsed. Every count is capped before anything is allocated by it,
 //! nothing is allocated that is not proportional to bytes that are there, and arrays stay in the
 //! file; so refusing a file costs little memory and time, however large the numbers in it.
 
+use super::cursor::{Cursor, Fault};
 use super::map::{Map, Mapped};
-use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Entry, Gguf, Kind, MAX_DIMS, Part, TensorInfo, Value};
-use crate::{Error, Result};
+use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Entry, Gguf, MAX_DIMS, Part, TensorInfo, Value};
+use crate::Error;
 use llama_kernels::Format;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,15 +19,8 @@ const MAX_KEYS: u64 = 1 << 14;
 /// Tensors of a file, all parts together. Llama 2 70B has 723.
 const MAX_TENSORS: u64 = 1 << 16;
 
-/// Bytes of a key or of a tensor's name. ggml stops at 64 for tensors.
-const MAX_NAME: usize = 256;
-
-/// Strings and nested arrays in all of a file's metadata. The largest vocabularies of today have
-/// some 800,000 pieces and merges; walking four million takes milliseconds.
-const MAX_WALKED: u64 = 1 << 22;
-
 /// Opens a file, and the other parts if it is the first of a split one.
-pub(super) fn open(path: &Path, map: impl Fn(&Path) -> Result<Map>) -> Result<Gguf> {
+pub(super) fn open(path: &Path, map: impl Fn(&Path) -> Result<Map, Error>) -> Result<Gguf, Error> {
     let mut gguf = header(path, map(path)?)?;
     let count = gguf.opt_u32("split.count")?.unwrap_or(1);
     if count <= 1 {
@@ -42,6 +35,7 @@ pub(super) fn open(path: &Path, map: impl Fn(&Path) -> Result<Map>) -> Result<Gg
         gguf.append(part);
         if gguf.tensors.len() as u64 > MAX_TENSORS {
             let expected = format!("at most {MAX_TENSORS} tensors in all parts");
+            // Every version has this count at byte 8.
             return Err(Fault::new(8, expected, gguf.tensors.len()).of(&path, "tensor count"));
         }
     }
@@ -53,7 +47,7 @@ pub(super) fn open(path: &Path, map: impl Fn(&Path) -> Result<Map>) -> Result<Gg
 }
 
 /// The positions of `items` in the order of their names; `Err` is the second of two equal ones.
-pub(super) fn index<T>(items: &[T], name: impl Fn(&T) -> &str) -> std::result::Result<Vec<u32>, usize> {
+fn index<T>(items: &[T], name: impl Fn(&T) -> &str) -> Result<Vec<u32>, usize> {
     let name = |&i: &u32| name(&items[i as usize]);
     let mut order: Vec<u32> = (0..items.len() as u32).collect();
     order.sort_by(|a, b| name(a).cmp(name(b)));
@@ -63,171 +57,15 @@ pub(super) fn index<T>(items: &[T], name: impl Fn(&T) -> &str) -> std::result::R
     }
 }
 
-/// Why a field was refused; [`of`](Fault::of) adds which field, of which file.
-#[derive(Debug)]
-pub(super) struct Fault {
-    offset: usize,
-    expected: String,
-    found: String,
-}
-
-impl Fault {
-    pub(super) fn new(offset: usize, expected: impl Into<String>, found: impl ToString) -> Fault {
-        Fault { offset, expected: expected.into(), found: found.to_string() }
-    }
-
-    fn of(self, path: &Path, what: impl fmt::Display) -> Error {
-        let Fault { offset, expected, found } = self;
-        Error::Gguf { path: path.to_owned(), what: what.to_string(), offset: offset as u64, expected, found }
-    }
-}
-
-/// A position in the file's bytes that cannot move past their end.
-#[derive(Clone, Debug)]
-pub(super) struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    /// Lengths and counts are 64 bits wide (all versions but the first).
-    wide: bool,
-    /// Elements that may still be walked.
-    budget: u64,
-}
-
-impl<'a> Cursor<'a> {
-    pub(super) fn new(bytes: &'a [u8], wide: bool) -> Cursor<'a> {
-        Cursor { bytes, at: 0, wide, budget: MAX_WALKED }
-    }
-
-    /// The offset of the next byte.
-    pub(super) fn at(&self) -> usize {
-        self.at
-    }
-
-    /// Bytes that follow.
-    pub(super) fn left(&self) -> u64 {
-        (self.bytes.len() - self.at) as u64
-    }
-
-    pub(super) fn wide(&self) -> bool {
-        self.wide
-    }
-
-    /// Bytes of a length.
-    pub(super) fn length_size(&self) -> u64 {
-        if self.wide { 8 } else { 4 }
-    }
-
-    /// The bytes from `start` to here.
-    pub(super) fn since(&self, start: usize) -> &'a [u8] {
-        &self.bytes[start..self.at]
-    }
-
-    /// A fault at the next byte.
-    pub(super) fn fault(&self, expected: impl Into<String>, found: impl ToString) -> Fault {
-        Fault::new(self.at, expected, found)
-    }
-
-    /// The next `n` bytes.
-    pub(super) fn take(&mut self, n: u64) -> std::result::Result<&'a [u8], Fault> {
-        if n > self.left() {
-            return Err(self.fault(format!("{n} bytes"), format!("{} to the end of the file", self.left())));
-        }
-        let start = self.at;
-        self.at += n as usize;
-        Ok(self.since(start))
-    }
-
-    pub(super) fn array<const N: usize>(&mut self) -> std::result::Result<[u8; N], Fault> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N as u64)?);
-        Ok(array)
-    }
-
-    pub(super) fn u32(&mut self) -> std::result::Result<u32, Fault> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    pub(super) fn u64(&mut self) -> std::result::Result<u64, Fault> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
-
-    pub(super) fn bool(&mut self) -> std::result::Result<bool, Fault> {
-        match self.array()? {
-            [0] => Ok(false),
-            [1] => Ok(true),
-            [byte] => Err(Fault::new(self.at - 1, "a bool, 0 or 1", byte)),
-        }
-    }
-
-    /// A length or a count, in the width of the file's version.
-    pub(super) fn length(&mut self) -> std::result::Result<u64, Fault> {
-        if self.wide { self.u64() } else { Ok(self.u32()?.into()) }
-    }
-
-    pub(super) fn string(&mut self) -> std::result::Result<&'a [u8], Fault> {
-        let at = self.at;
-        let len = self.length()?;
-        let left = self.left();
-        self.take(len).map_err(|_| {
-            Fault::new(
-                at,
-                format!("a string that fits in the {left} bytes that follow"),
-                format!("{len} bytes"),
-            )
-        })
-    }
-
-    /// A key or a tensor's name; it will stand in messages of one line.
-    fn name(&mut self) -> std::result::Result<&'a str, Fault> {
-        let at = self.at;
-        let bytes = self.string()?;
-        let name = std::str::from_utf8(bytes)
-            .ok()
-            .filter(|name| !name.is_empty() && name.len() <= MAX_NAME && !name.contains(char::is_control));
-        name.ok_or_else(|| {
-            let expected = format!("a name, 1 to {MAX_NAME} bytes of UTF-8 without control characters");
-            Fault::new(at, expected, format!("{} bytes {}", bytes.len(), Value::String(bytes)))
-        })
-    }
-
-    /// A number of things, capped before anybody allocates by it.
-    fn count(&mut self, max: u64) -> std::result::Result<u64, Fault> {
-        let at = self.at;
-        let count = self.length()?;
-        if count <= max { Ok(count) } else { Err(Fault::new(at, format!("at most {max}"), count)) }
-    }
-
-    pub(super) fn kind(&mut self) -> std::result::Result<Kind, Fault> {
-        let at = self.at;
-        let id = self.u32()?;
-        Kind::from_id(id).ok_or_else(|| Fault::new(at, "the id of a value type, 0 to 12", id))
-    }
-
-    /// Accounts for `n` elements that are about to be walked; `at` is where their number stands.
-    pub(super) fn spend(&mut self, at: usize, n: u64) -> std::result::Result<(), Fault> {
-        self.budget = self.budget.checked_sub(n).ok_or_else(|| {
-            Fault::new(
-                at,
-                format!("at most {MAX_WALKED} strings and nested arrays in all"),
-                format!("{n} more"),
-            )
-        })?;
-        Ok(())
-    }
-}
-
 /// Reads the header of one file.
-fn header(path: &Path, map: Map) -> Result<Gguf> {
+fn header(path: &Path, map: Map) -> Result<Gguf, Error> {
     let map = Arc::new(map);
     let magic = &map[..map.len().min(4)];
     if magic != b"GGUF" {
         let found = if magic.is_empty() { "an empty file".into() } else { Value::String(magic).to_string() };
         return Err(Fault::new(0, "\"GGUF\"", found).of(path, "magic"));
     }
-    let mut cursor = Cursor::new(&map, true);
-    cursor.at = magic.len();
-    let version = version(&mut cursor).map_err(|fault| fault.of(path, "version"))?;
-    cursor.wide = version > 1;
+    let (version, mut cursor) = version(&map).map_err(|fault| fault.of(path, "version"))?;
     let tensor_count = cursor.count(MAX_TENSORS).map_err(|fault| fault.of(path, "tensor count"))?;
     let key_count = cursor.count(MAX_KEYS).map_err(|fault| fault.of(path, "metadata count"))?;
 
@@ -250,17 +88,21 @@ fn header(path: &Path, map: Map) -> Result<Gguf> {
         descriptions.push(Description::read(&mut cursor, path, i)?);
     }
     let alignment = gguf.alignment()?;
-    let data = Data { map: &map, start: (cursor.at as u64).next_multiple_of(alignment), alignment };
-    gguf.tensors = descriptions.into_iter().map(|tensor| data.tensor(tensor)).collect::<Result<_>>()?;
+    let data = Data { map: &map, start: (cursor.at() as u64).next_multiple_of(alignment), alignment };
+    gguf.tensors =
+        descriptions.into_iter().map(|tensor| data.tensor(tensor)).collect::<Result<_, Error>>()?;
     gguf.names = index(&gguf.tensors, TensorInfo::name).map_err(|i| duplicate_tensor(&gguf.tensors[i]))?;
     refuse_overlaps(&gguf.tensors)?;
     Ok(gguf)
 }
 
-fn version(cursor: &mut Cursor<'_>) -> std::result::Result<u32, Fault> {
-    let at = cursor.at;
+/// The version after the magic, and a cursor behind it.
+fn version(bytes: &[u8]) -> Result<(u32, Cursor<'_>), Fault> {
+    let mut cursor = Cursor::new(bytes, true);
+    cursor.take(4)?;
+    let at = cursor.at();
     match cursor.u32()? {
-        version @ 1..=3 => Ok(version),
+        version @ 1..=3 => Ok((version, cursor.widen(version > 1))),
         other if (1..=3).contains(&other.swap_bytes()) => {
             let found = format!("a big-endian file of version {}", other.swap_bytes());
             Err(Fault::new(at, "a little-endian file", found))
@@ -270,13 +112,13 @@ fn version(cursor: &mut Cursor<'_>) -> std::result::Result<u32, Fault> {
 }
 
 /// The metadata entry at the cursor.
-fn entry(cursor: &mut Cursor<'_>, path: &Path, i: u64) -> Result<Entry> {
+fn entry(cursor: &mut Cursor<'_>, path: &Path, i: u64) -> Result<Entry, Error> {
     let key = cursor.name().map_err(|fault| fault.of(path, format_args!("metadata key {i}")))?;
     let in_key = |fault: Fault| fault.of(path, format_args!("key \"{key}\""));
     let kind = cursor.kind().map_err(in_key)?;
-    let start = cursor.at;
+    let start = cursor.at();
     Value::read(cursor, kind, 0).map_err(in_key)?;
-    Ok(Entry { key: key.to_owned(), kind, value: start..cursor.at })
+    Ok(Entry { key: key.to_owned(), kind, value: start..cursor.at() })
 }
 
 /// A tensor as the header describes it, its data not yet located.
@@ -290,11 +132,11 @@ struct Description {
 }
 
 impl Description {
-    fn read(cursor: &mut Cursor<'_>, path: &Path, i: u64) -> Result<Description> {
-        let header = cursor.at;
+    fn read(cursor: &mut Cursor<'_>, path: &Path, i: u64) -> Result<Description, Error> {
+        let header = cursor.at();
         let name = cursor.name().map_err(|fault| fault.of(path, format_args!("name of tensor {i}")))?;
         let in_tensor = |fault: Fault| fault.of(path, format_args!("tensor \"{name}\""));
-        let at = cursor.at;
+        let at = cursor.at();
         let n_dims = cursor.u32().map_err(in_tensor)? as usize;
         if n_dims > MAX_DIMS {
             return Err(in_tensor(Fault::new(at, format!("at most {MAX_DIMS} dimensions"), n_dims)));
@@ -304,7 +146,7 @@ impl Description {
             // What this machine cannot count is larger than any file.
             dims.push(cursor.length().map_err(in_tensor)?.try_into().unwrap_or(usize::MAX));
         }
-        let at = cursor.at;
+        let at = cursor.at();
         let id = cursor.u32().map_err(in_tensor)?;
         let format = Format::from_id(id).ok_or_else(|| {
             let known: Vec<_> =
@@ -325,7 +167,7 @@ struct Data<'a> {
 
 impl Data<'_> {
     /// Locates a tensor: the one place where a description becomes a byte range.
-    fn tensor(&self, tensor: Description) -> Result<TensorInfo> {
+    fn tensor(&self, tensor: Description) -> Result<TensorInfo, Error> {
         let Description { name, header, dims, format, offset } = tensor;
         let error = |expected: String, found: String| Err(tensor_error(&name, header, expected, found));
         let Some(size) = super::tensor_bytes(&dims, format) else {
@@ -353,7 +195,7 @@ impl Data<'_> {
 }
 
 /// Data that are used twice could be copied many times: a small file would become a large model.
-fn refuse_overlaps(tensors: &[TensorInfo]) -> Result<()> {
+fn refuse_overlaps(tensors: &[TensorInfo]) -> Result<(), Error> {
     let mut order: Vec<_> = tensors.iter().filter(|tensor| tensor.size() > 0).collect();
     order.sort_by_key(|tensor| tensor.offset());
     match order.windows(2).find(|pair| pair[0].offset() + pair[0].size() > pair[1].offset()) {
@@ -367,7 +209,7 @@ fn refuse_overlaps(tensors: &[TensorInfo]) -> Result<()> {
 
 impl Gguf {
     /// The alignment of tensors' data.
-    fn alignment(&self) -> Result<u64> {
+    fn alignment(&self) -> Result<u64, Error> {
         let value = self.opt_u32(ALIGNMENT_KEY)?.map_or(DEFAULT_ALIGNMENT, u64::from);
         if super::is_alignment(value) {
             return Ok(value);
@@ -376,7 +218,7 @@ impl Gguf {
     }
 
     /// Refuses the file if an integer of its metadata is not the expected one.
-    fn expect(&self, key: &str, expected: u32) -> Result<()> {
+    fn expect(&self, key: &str, expected: u32) -> Result<(), Error> {
         if self.get(key).and_then(|value| value.integer()) == Some(expected.into()) {
             return Ok(());
         }
@@ -402,7 +244,7 @@ struct PartPath {
 
 impl PartPath {
     /// From the first part.
-    fn new(first: &Gguf, count: u32) -> Result<PartPath> {
+    fn new(first: &Gguf, count: u32) -> Result<PartPath, Error> {
         let path = first.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let stem = |index| name.strip_suffix(&Self::suffix(index, count)).map(str::to_owned);

@@ -4,7 +4,7 @@
 //! nothing until it is iterated, and a hostile length can make nobody allocate. What a program
 //! composes itself (for the [`Writer`](super::Writer)) is collected into an [`ArrayBuf`].
 
-use super::read::{Cursor, Fault};
+use super::cursor::{Cursor, Fault};
 use std::fmt;
 
 /// Arrays of arrays of … end here. No known file nests at all, and recursion needs a floor.
