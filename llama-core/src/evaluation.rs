@@ -22,6 +22,7 @@ pub(crate) struct Evaluation {
     pub(crate) model: Model,
     pub(crate) cpu: Arc<Cpu>,
     pub(crate) cancel: Option<Arc<AtomicBool>>,
+    pub(crate) deterministic: bool,
     /// Tokens of one pass at most.
     pub(crate) ubatch: usize,
     pub(crate) kv: KvCache,
@@ -99,7 +100,15 @@ impl Evaluation {
         let start = self.kv.len();
         let end = self.tokens.len().min(start + self.ubatch);
         let tokens = &self.tokens[start..end];
-        forward(&self.cpu, self.model.parts(), tokens, &mut self.kv, &mut self.state, outputs);
+        forward(
+            &self.cpu,
+            self.model.parts(),
+            tokens,
+            &mut self.kv,
+            &mut self.state,
+            outputs,
+            self.deterministic,
+        );
         Ok(())
     }
 

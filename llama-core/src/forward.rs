@@ -1,4 +1,4 @@
-//! Stand-in for the graph until the real one is merged: logits that depend on all tokens so far.
+//! The transformer: one pass over the next tokens of a sequence, be it one or five hundred.
 
 use crate::kv_cache::KvCache;
 use crate::state::State;
@@ -6,43 +6,73 @@ use crate::weights::Weights;
 use crate::{Config, Token};
 use llama_kernels::Cpu;
 
-/// What a pass reads.
+/// What a pass reads: all of it immutable, shared by every session of a model.
 pub(crate) struct ModelParts {
     pub(crate) config: Config,
     pub(crate) weights: Weights,
+    /// Radians per position for each rotated pair of a head: `[rope.dims / 2]`.
+    pub(crate) frequencies: Vec<f64>,
 }
 
 impl ModelParts {
     pub(crate) fn new(config: Config, weights: Weights) -> ModelParts {
-        ModelParts { config, weights }
+        let rope = &config.rope;
+        let frequency = |i: usize| {
+            let frequency = f64::from(rope.freq_base).powf(-2.0 * i as f64 / rope.dims as f64);
+            let divisor = weights.rope_freqs.as_ref().map_or(1.0, |divisors| f64::from(divisors[i]));
+            frequency * f64::from(rope.scale) / divisor
+        };
+        let frequencies = (0..rope.dims / 2).map(frequency).collect();
+        ModelParts { config, weights, frequencies }
     }
 }
 
+/// Which tokens' logits a pass yields.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outputs {
+    /// The last one's.
     Last,
+    /// Every one's.
     All,
 }
 
+/// Evaluates `tokens`, appends their keys and values to the cache and leaves logits in the state.
+///
+/// # Panics
+/// If the state or the cache has no room for them, or a token is not in the vocabulary.
 pub(crate) fn forward(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     model: &ModelParts,
     tokens: &[Token],
     kv: &mut KvCache,
     state: &mut State,
     outputs: Outputs,
+    deterministic: bool,
 ) {
-    assert!(tokens.len() <= state.ubatch);
-    state.logits.clear();
-    for (i, token) in tokens.iter().enumerate() {
-        let before = kv.digests.last().copied().unwrap_or(1);
-        kv.push((before ^ u64::from(token.0)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17));
-        if outputs == Outputs::All || i + 1 == tokens.len() {
-            let digest = kv.digests[kv.len() - 1];
-            let vocab = model.config.vocab as u64;
-            state
-                .logits
-                .extend((0..vocab).map(|v| ((digest >> 8).wrapping_mul(2 * v + 1) >> 40) as f32 / 4e6));
+    let ModelParts { config: cfg, weights, frequencies } = model;
+    let (n, start) = (tokens.len(), kv.len());
+    let s = state.batch(cfg, tokens, start, frequencies, outputs);
+    cpu.region(deterministic, |cpu| {
+        cpu.embed(s.x, weights.token_embd.matrix(), s.ids); // [n, d_model]
+        for (layer, kv) in weights.layers.iter().zip(kv.layers_mut()) {
+            let [q, k, v, output, gate, up, down] = layer.matrices().map(|tensor| tensor.matrix());
+            let h = &mut s.h[..n * gate.rows()];
+
+            cpu.rmsnorm(s.xn, s.x, &layer.attn_norm, cfg.norm_eps);
+            cpu.matmul(s.qkv, &[q, k, v], s.xn); // [n, q | k | v]
+            cpu.rope(s.qkv, n, cfg.n_heads + cfg.n_kv_heads, cfg.head_dim, s.rope);
+            cpu.push_kv(kv, s.qkv, n, start);
+            cpu.attention(s.att, s.qkv, kv, cfg.n_heads, n, start); // softmax(q k^T / sqrt(d)) v, causal
+            cpu.matmul_add(s.x, output, s.att); // x += Wo att
+
+            cpu.rmsnorm(s.xn, s.x, &layer.ffn_norm, cfg.norm_eps);
+            cpu.swiglu(h, gate, up, s.xn); // h = silu(Wg x) * (Wu x)
+            cpu.matmul_add(s.x, down, h); // x += Wd h
         }
-    }
+        let first = n - s.logits.len() / cfg.vocab; // of the tokens whose logits are wanted
+        let (x, xn) = (&s.x[first * cfg.d_model..], &mut s.xn[first * cfg.d_model..]);
+        cpu.rmsnorm(xn, x, &weights.output_norm, cfg.norm_eps);
+        cpu.matmul(s.logits, &[weights.output.matrix()], xn); // [1 or n, vocab]
+    });
+    kv.advance(n);
 }

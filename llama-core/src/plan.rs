@@ -58,10 +58,10 @@ impl Plan {
         let per_position = (config.k_width() + config.v_width()).saturating_mul(config.n_layers);
         let max = (MAX_CACHED / per_position.max(1)).clamp(1, MAX_CONTEXT);
         let context = checked("context", options.context.unwrap_or(config.context), max)?;
-        let ubatch = checked("ubatch", options.ubatch, usize::MAX)?;
-        let ubatch = if options.deterministic { 1 } else { ubatch.min(context) };
+        let ubatch = checked("ubatch", options.ubatch, usize::MAX)?.min(context);
+        let threads = options.cpu.as_ref().map_or_else(llama_kernels::default_threads, |cpu| cpu.threads());
         let kv = KvCache::bytes(config, context);
-        let scratch = State::bytes(config, ubatch);
+        let scratch = State::bytes(config, ubatch, threads);
         Ok(Plan { context, ubatch, mapped, kv, scratch })
     }
 

@@ -59,8 +59,8 @@ impl Options {
     /// Whether logits must not depend, to the bit, on how the tokens were divided among calls.
     ///
     /// By default a prompt's matrix products add up in another order than those of a single token.
-    /// If this is set, every token goes through the model alone: prompts then take as long as
-    /// generation. Default: `false`.
+    /// If this is set, one kind of kernel and one order of summation serve every batch size, and
+    /// prompts are slower. Default: `false`.
     pub fn deterministic(mut self, on: bool) -> Options {
         self.deterministic = on;
         self
@@ -101,18 +101,24 @@ impl Session {
             Some(cpu) => cpu,
             None => model.default_cpu()?,
         };
-        // Refused here it is an error; in the constructors below it would end the process.
-        let owned = usize::try_from(plan.kv + plan.scratch).unwrap_or(usize::MAX);
-        Vec::<u8>::new().try_reserve_exact(owned).map_err(|_| Error::Option {
+        let kv = KvCache::new(model.config(), plan.context).ok_or_else(|| Error::Option {
             option: "context",
-            expected: format!("one whose {owned} bytes of cache and scratch can be allocated"),
+            expected: format!("one whose cache of {} bytes can be allocated", plan.kv),
             found: plan.context.to_string(),
+        })?;
+        // Refused here it is an error; in the state's constructor it would end the process.
+        let scratch = usize::try_from(plan.scratch).unwrap_or(usize::MAX);
+        Vec::<u8>::new().try_reserve_exact(scratch).map_err(|_| Error::Option {
+            option: "ubatch",
+            expected: format!("one whose scratch of {scratch} bytes can be allocated"),
+            found: plan.ubatch.to_string(),
         })?;
         let evaluation = Evaluation {
             model: model.clone(),
             cpu,
             cancel: options.cancel,
-            kv: KvCache::new(model.config(), plan.context),
+            deterministic: options.deterministic,
+            kv,
             state: State::new(model.config(), plan.ubatch),
             ubatch: plan.ubatch,
             tokens: Vec::new(),
@@ -452,6 +458,9 @@ mod tests {
         }
         let error = model.session(Options::default().context(usize::MAX / 2)).map(drop).unwrap_err();
         assert!(matches!(error, Error::Option { option: "context", .. }), "{error}");
+        let (context, ubatch) = (1 << 31, usize::MAX);
+        let error = model.session(Options::default().context(context).ubatch(ubatch)).map(drop).unwrap_err();
+        assert!(matches!(error, Error::Option { .. }), "{error}");
     }
 
     #[test]

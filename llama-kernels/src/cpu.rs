@@ -1,71 +1,639 @@
-//! Stand-in for the real `Cpu` until it is merged.
+//! The parallel operations that a graph calls: how the work of each is cut and dealt out.
+//!
+//! Activations are token-major between operations: `[token][feature]`. Every output element is
+//! computed whole by one worker, in an order that does not depend on the number of workers.
 
-/// What computes.
-#[derive(Debug)]
-pub struct Cpu {
-    threads: usize,
-}
+use crate::acts::{Acts, Layout, RowMut, stripes, tile_words};
+use crate::backend::{self, Backend};
+use crate::buffer::Buffer;
+use crate::kv::KvLayer;
+use crate::matrix::Matrix;
+use crate::ops::attention::{self, Attend, CHUNK};
+use crate::ops::pack::Panel;
+use crate::simd::LANES;
+use crate::team::{Pool, Team};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Bytes of weights that a worker claims at a time when few tokens stream through them.
+const CLAIM: usize = 128 << 10;
+/// Query rows that a prompt's attention takes through the cache together.
+const QUERY_ROWS: usize = 16;
+/// Up to this many tokens the chunks of a context are dealt out separately.
+const SPLIT_TOKENS: usize = 4;
 
 /// How to build a [`Cpu`].
-#[derive(Default, Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct CpuOptions {
-    /// Worker threads; `None`: [`default_threads`].
+    /// Number of threads; the default is [`default_threads`](crate::default_threads).
     pub threads: Option<usize>,
-    /// Name of the backend; `None`: the best available.
+    /// Name of the instruction set; the default is the best that the CPU has.
     pub isa: Option<String>,
 }
 
 /// Why a [`Cpu`] cannot be built.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum CpuError {
-    /// Not one of [`available`].
+    /// The thread count is zero or beyond [`Cpu::MAX_THREADS`].
+    Threads(usize),
+    /// No instruction set of this name, or not on this CPU.
     Isa(String),
-    /// No threads.
-    Threads,
+    /// The system refused to start the threads.
+    Pool(String),
 }
 
 impl std::fmt::Display for CpuError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            CpuError::Threads(n) => write!(f, "threads: expected 1 to {}, found {n}", Cpu::MAX_THREADS),
             CpuError::Isa(name) => {
-                write!(f, "instruction set: expected one of scalar, avx2, found \"{name}\"")
+                let names = crate::available().join(", ");
+                write!(f, "instruction set: expected one of {names} (what this CPU has), found {name}")
             }
-            CpuError::Threads => write!(f, "threads: expected at least 1, found 0"),
+            CpuError::Pool(why) => write!(f, "cannot start the threads: {why}"),
         }
     }
 }
 
 impl std::error::Error for CpuError {}
 
+/// Threads and an instruction set: what a model runs on. Sessions may share one; they take turns.
+pub struct Cpu {
+    pool: Pool,
+    backend: &'static dyn Backend,
+    workers: Vec<Mutex<Worker>>,
+    shared: Mutex<Shared>,
+}
+
+impl std::fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cpu")
+            .field("isa", &self.isa())
+            .field("threads", &self.threads())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Cpu {
-    /// Builds it.
+    /// More threads than any machine has.
+    pub const MAX_THREADS: usize = 1024;
+
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// If the thread count or the instruction set is not to be had.
     pub fn new(options: &CpuOptions) -> Result<Cpu, CpuError> {
-        if let Some(isa) = options.isa.as_ref().filter(|isa| available().all(|a| a != isa.as_str())) {
-            return Err(CpuError::Isa(isa.clone()));
+        let threads = options.threads.unwrap_or_else(crate::default_threads);
+        if threads == 0 || threads > Self::MAX_THREADS {
+            return Err(CpuError::Threads(threads));
         }
-        match options.threads.unwrap_or_else(default_threads) {
-            0 => Err(CpuError::Threads),
-            threads => Ok(Cpu { threads }),
-        }
+        let backend = match &options.isa {
+            None => backend::best(),
+            Some(name) => backend::by_name(name).ok_or_else(|| CpuError::Isa(name.clone()))?,
+        };
+        let pool = Pool::new(threads).map_err(|e| CpuError::Pool(e.to_string()))?;
+        let workers = (0..threads).map(|_| Mutex::default()).collect();
+        Ok(Cpu { pool, backend, workers, shared: Mutex::default() })
     }
 
     /// Worker threads.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.pool.threads()
     }
 
-    /// The backend's name.
+    /// Name of the instruction set in use.
     pub fn isa(&self) -> &'static str {
-        "scalar"
+        self.backend.name()
+    }
+
+    /// Runs a graph of operations with all threads at its service. With `deterministic`, every batch
+    /// size uses the same kernels and the same order of summation.
+    ///
+    /// # Panics
+    /// If `graph` does.
+    pub fn region<R: Send>(&self, deterministic: bool, graph: impl FnOnce(&Ops<'_>) -> R + Send) -> R {
+        self.pool.region(|team| graph(&Ops { team, cpu: self, deterministic }))
+    }
+
+    /// Bytes of scratch that batches of `tokens` tokens with at most `cols` features make a `Cpu` hold.
+    pub fn scratch_size(threads: usize, tokens: usize, cols: usize) -> usize {
+        threads * (Panel::SIZE + 2 * (tokens + LANES) * LANES * 4) + Acts::size(tokens, cols)
     }
 }
 
-/// Names of the backends that this machine can run.
-pub fn available() -> impl Iterator<Item = &'static str> {
-    ["scalar", "avx2"].into_iter()
+/// One worker's scratch.
+#[derive(Default)]
+struct Worker {
+    panel: Panel,
+    tile: Vec<[f32; LANES]>,
+    other: Vec<[f32; LANES]>,
+    queries: Vec<[f32; LANES]>,
+    visible: Vec<usize>,
+    records: Vec<[f32; LANES]>,
+    part: Vec<[f32; LANES]>,
 }
 
-/// Physical cores.
-pub fn default_threads() -> usize {
-    1
+/// What the workers of a region share.
+struct Shared {
+    acts: Acts,
+    records: Buffer<[f32; LANES]>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Shared { acts: Acts::new(), records: Buffer::new(0) }
+    }
+}
+
+/// Scratch is valid whatever a panic left in it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A slice of which several workers write different parts.
+struct Parts<'a, T> {
+    ptr: *mut T,
+    len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: access goes through `part`, whose callers keep the parts disjoint.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    fn new(slice: &'a mut [T]) -> Self {
+        Parts { ptr: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+    }
+
+    /// # Safety
+    /// No two parts that live at the same time overlap.
+    #[expect(clippy::mut_from_ref, reason = "the parts are disjoint")]
+    unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        // SAFETY: the range was checked, and the caller keeps parts disjoint.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
+    }
+}
+
+/// What becomes of a product.
+#[derive(Clone, Copy)]
+enum Epilogue {
+    Store,
+    Add,
+}
+
+/// Blocks of at most sixteen rows, `per_piece` of them a piece, over several matrices in a row.
+struct Cut {
+    piece: usize,
+    /// For each matrix: its first piece and the column of its first row in the output.
+    starts: Vec<(usize, usize)>,
+    pieces: usize,
+}
+
+impl Cut {
+    fn new(weights: &[Matrix<'_>], rows: Layout) -> Cut {
+        let stride = weights.iter().map(Matrix::row_stride).max().unwrap_or(0).max(1);
+        let piece = match rows {
+            Layout::Rows => (CLAIM / stride).clamp(1, 64 * LANES).next_multiple_of(LANES),
+            Layout::Tiles(_) => LANES,
+        };
+        let (mut pieces, mut column) = (0, 0);
+        let mut starts = Vec::with_capacity(weights.len());
+        for w in weights {
+            starts.push((pieces, column));
+            pieces += w.rows().div_ceil(piece);
+            column += w.rows();
+        }
+        Cut { piece, starts, pieces }
+    }
+
+    /// The matrix of a piece, its blocks of rows, and the output column of each.
+    fn blocks<'a>(
+        &self,
+        weights: &[Matrix<'a>],
+        piece: usize,
+    ) -> impl Iterator<Item = (Matrix<'a>, Range<usize>, usize)> {
+        let i = self.starts.partition_point(|(first, _)| *first <= piece) - 1;
+        let (first, column) = self.starts[i];
+        let w = weights[i];
+        let start = (piece - first) * self.piece;
+        let end = w.rows().min(start + self.piece);
+        (start..end).step_by(LANES).map(move |row| (w, row..end.min(row + LANES), column + row))
+    }
+}
+
+/// The operations, within a [region](Cpu::region).
+pub struct Ops<'a> {
+    team: &'a Team,
+    cpu: &'a Cpu,
+    deterministic: bool,
+}
+
+impl Ops<'_> {
+    /// Worker threads.
+    pub fn threads(&self) -> usize {
+        self.team.threads()
+    }
+
+    /// `out[t] = row tokens[t] of the table`, decoded.
+    ///
+    /// # Panics
+    /// If a token is no row of the table, or `out` is not `tokens x table.cols()`.
+    pub fn embed(&self, out: &mut [f32], table: Matrix<'_>, tokens: &[u32]) {
+        assert_eq!(out.len(), tokens.len() * table.cols(), "one row a token");
+        let (out, cols) = (Parts::new(out), table.cols());
+        self.team.split(tokens.len(), &|_, t| {
+            // SAFETY: each piece writes the row of its own token.
+            let out = unsafe { out.part(t * cols..(t + 1) * cols) };
+            table.dequantize_row(tokens[t] as usize, out);
+        });
+    }
+
+    /// `out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight`
+    ///
+    /// # Panics
+    /// If `out` and `x` are not of the same length, a multiple of `weight`'s.
+    pub fn rmsnorm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+        let d = weight.len();
+        assert!(
+            out.len() == x.len() && d > 0 && x.len().is_multiple_of(d),
+            "{} features, weights for {d}",
+            x.len()
+        );
+        let out = Parts::new(out);
+        self.team.split(x.len() / d, &|_, t| {
+            // SAFETY: each piece writes the row of its own token.
+            let out = unsafe { out.part(t * d..(t + 1) * d) };
+            self.cpu.backend.rmsnorm(out, &x[t * d..(t + 1) * d], weight, eps);
+        });
+    }
+
+    /// `out[t] = [w x[t] for w in weights]`, the products of all matrices side by side.
+    ///
+    /// # Panics
+    /// If the matrices have different columns, or the lengths of `x` and `out` do not fit them.
+    pub fn matmul(&self, out: &mut [f32], weights: &[Matrix<'_>], x: &[f32]) {
+        self.product(out, weights, x, Epilogue::Store);
+    }
+
+    /// `out[t] += w x[t]`
+    ///
+    /// # Panics
+    /// As [`matmul`](Self::matmul).
+    pub fn matmul_add(&self, out: &mut [f32], w: Matrix<'_>, x: &[f32]) {
+        self.product(out, &[w], x, Epilogue::Add);
+    }
+
+    fn product(&self, out: &mut [f32], weights: &[Matrix<'_>], x: &[f32], epilogue: Epilogue) {
+        let Some((cols, tokens)) = batch(weights, x) else { return };
+        let features: usize = weights.iter().map(Matrix::rows).sum();
+        assert_eq!(out.len(), tokens * features, "{tokens} tokens of {features} features");
+        let mut shared = lock(&self.cpu.shared);
+        let acts = &mut shared.acts;
+        self.quantize(acts, weights, x, cols, tokens);
+        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(weights, acts.layout));
+        let padded = tokens.next_multiple_of(self.cpu.backend.tile());
+        self.team.split(cut.pieces, &|worker, piece| {
+            let Worker { panel, tile, .. } = &mut *lock(&self.cpu.workers[worker]);
+            let tile = grown(tile, padded);
+            for (w, rows, column) in cut.blocks(weights, piece) {
+                self.cpu.backend.product(w, rows.clone(), x, acts, tile, panel);
+                for (t, tile) in tile[..tokens].iter().enumerate() {
+                    let start = t * features + column;
+                    // SAFETY: blocks are disjoint ranges of columns.
+                    let out = unsafe { out.part(start..start + rows.len()) };
+                    match epilogue {
+                        Epilogue::Store => out.copy_from_slice(&tile[..out.len()]),
+                        Epilogue::Add => out.iter_mut().zip(tile).for_each(|(out, v)| *out += v),
+                    }
+                }
+            }
+        });
+    }
+
+    /// `out[t] = silu(gate x[t]) * (up x[t])`
+    ///
+    /// # Panics
+    /// If the matrices are not of the same shape, or the lengths of `x` and `out` do not fit them.
+    pub fn swiglu(&self, out: &mut [f32], gate: Matrix<'_>, up: Matrix<'_>, x: &[f32]) {
+        let Some((cols, tokens)) = batch(&[gate, up], x) else { return };
+        let features = gate.rows();
+        assert!(
+            up.rows() == features && out.len() == tokens * features,
+            "{tokens} tokens of {features} features"
+        );
+        let mut shared = lock(&self.cpu.shared);
+        let acts = &mut shared.acts;
+        self.quantize(acts, &[gate, up], x, cols, tokens);
+        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(&[gate], acts.layout));
+        let padded = tokens.next_multiple_of(self.cpu.backend.tile());
+        self.team.split(cut.pieces, &|worker, piece| {
+            let Worker { panel, tile, other, .. } = &mut *lock(&self.cpu.workers[worker]);
+            let (tile, other) = (grown(tile, padded), grown(other, padded));
+            for (_, rows, column) in cut.blocks(&[gate], piece) {
+                self.cpu.backend.product(gate, rows.clone(), x, acts, tile, panel);
+                self.cpu.backend.product(up, rows.clone(), x, acts, other, panel);
+                self.cpu.backend.swiglu(&mut tile[..tokens], &other[..tokens]);
+                for (t, tile) in tile[..tokens].iter().enumerate() {
+                    let start = t * features + column;
+                    // SAFETY: blocks are disjoint ranges of columns.
+                    let out = unsafe { out.part(start..start + rows.len()) };
+                    out.copy_from_slice(&tile[..rows.len()]);
+                }
+            }
+        });
+    }
+
+    /// Chooses the layout for a batch, and quantizes it if one of the matrices wants that.
+    fn quantize(&self, acts: &mut Acts, weights: &[Matrix<'_>], x: &[f32], cols: usize, tokens: usize) {
+        let backend = self.cpu.backend;
+        let quantized = weights.iter().any(|w| w.format().is_integer());
+        let rows = self.deterministic || tokens <= Acts::ROWS_MAX;
+        let layout = if rows { Layout::Rows } else { Layout::Tiles(backend.tile()) };
+        acts.reshape(tokens, cols, layout, quantized);
+        if !quantized {
+            return;
+        }
+        match layout {
+            Layout::Rows => {
+                let n = stripes(cols);
+                let (bytes, sums, quads) =
+                    (Parts::new(&mut acts.bytes), Parts::new(&mut acts.sums), Parts::new(&mut acts.quads));
+                self.team.split(tokens, &|_, t| {
+                    let range = t * n..(t + 1) * n;
+                    // SAFETY: each piece writes the rows of its own token.
+                    let out = unsafe {
+                        RowMut {
+                            bytes: bytes.part(range.clone()),
+                            sums: sums.part(range.clone()),
+                            quads: quads.part(range),
+                        }
+                    };
+                    backend.quantize_row(&x[t * cols..(t + 1) * cols], out);
+                });
+            }
+            Layout::Tiles(mt) => {
+                let (words, tiles) = (tile_words(cols, mt), Parts::new(&mut acts.tiles));
+                self.team.split(tokens.div_ceil(mt), &|_, tile| {
+                    // SAFETY: each piece writes its own tile.
+                    let out = unsafe { tiles.part(tile * words..(tile + 1) * words) };
+                    let rows: Vec<&[f32]> = x[tile * mt * cols..].chunks_exact(cols).take(mt).collect();
+                    backend.quantize_tile(&rows, out);
+                });
+            }
+        }
+    }
+
+    /// Softmax of each row of `cols` values, in place. Rows of `-inf` alone are left as they are.
+    ///
+    /// # Panics
+    /// If `x` is not whole rows.
+    pub fn softmax(&self, x: &mut [f32], cols: usize) {
+        assert!(cols > 0 && x.len().is_multiple_of(cols), "{} values are no rows of {cols}", x.len());
+        let (rows, x) = (x.len() / cols, Parts::new(x));
+        self.team.split(rows, &|_, row| {
+            // SAFETY: each piece writes its own row.
+            self.cpu.backend.softmax(unsafe { x.part(row * cols..(row + 1) * cols) });
+        });
+    }
+
+    /// Rotates the first `heads` heads of each of `tokens` tokens by its position's table
+    /// ([`rope_table`](crate::rope_table)); what follows them in a token's features stays.
+    ///
+    /// # Panics
+    /// If the lengths do not fit, or a table rotates more than a head.
+    pub fn rope(&self, x: &mut [f32], tokens: usize, heads: usize, head_dim: usize, tables: &[f32]) {
+        let features = x.len().checked_div(tokens).unwrap_or(0);
+        assert!(
+            x.len() == tokens * features && heads * head_dim <= features,
+            "{heads} heads within {features}"
+        );
+        let table = tables.len().checked_div(tokens).unwrap_or(0);
+        assert!(tables.len() == tokens * table && table.is_multiple_of(4), "a table for each token");
+        assert!(table / 2 <= head_dim, "{} rotated dimensions within a head of {head_dim}", table / 2);
+        if table == 0 {
+            return;
+        }
+        let x = Parts::new(x);
+        self.team.split(tokens, &|_, t| {
+            // SAFETY: each piece writes the row of its own token.
+            let x = unsafe { x.part(t * features..t * features + heads * head_dim) };
+            self.cpu.backend.rope(x, head_dim, &tables[t * table..(t + 1) * table]);
+        });
+    }
+
+    /// Writes the keys and values of a batch into the cache, from position `start` on.
+    /// `qkv` holds `tokens` rows of all queries, all keys, all values.
+    ///
+    /// # Panics
+    /// If the cache has no room, or the lengths do not fit.
+    pub fn push_kv(&self, kv: &mut KvLayer, qkv: &[f32], tokens: usize, start: usize) {
+        let (key_dim, value_dim, positions, heads) = (kv.key_dim, kv.value_dim, kv.positions, kv.heads);
+        let (key_stride, value_stride) = (kv.key_stride(), kv.value_stride());
+        assert!(
+            start + tokens <= positions,
+            "{tokens} tokens from position {start} on, room for {positions}"
+        );
+        let features = qkv.len().checked_div(tokens).unwrap_or(0);
+        let first_value = features - heads * value_dim;
+        let first_key = first_value - heads * key_dim;
+        let (keys, values) = (Parts::new(&mut kv.keys), Parts::new(&mut kv.values));
+        self.team.split(tokens, &|_, t| {
+            let row = &qkv[t * features..(t + 1) * features];
+            for head in 0..heads {
+                let at = head * positions + start + t;
+                // SAFETY: each piece writes the position of its own token.
+                let (key, value) = unsafe {
+                    (
+                        keys.part(at * key_stride..(at + 1) * key_stride),
+                        values.part(at * value_stride..(at + 1) * value_stride),
+                    )
+                };
+                self.cpu.backend.narrow(&row[first_key + head * key_dim..][..key_dim], key);
+                self.cpu.backend.narrow(&row[first_value + head * value_dim..][..value_dim], value);
+            }
+        });
+    }
+
+    /// `out[t] = softmax(q[t] K^T / sqrt(d)) V` for each head, over positions `0..=start + t`.
+    ///
+    /// `qkv` is as for [`push_kv`](Self::push_kv), `out` holds `tokens` rows of `heads` values. Query
+    /// heads share KV heads in consecutive groups.
+    ///
+    /// # Panics
+    /// If `heads` is no multiple of the cache's, or the lengths do not fit.
+    pub fn attention(
+        &self,
+        out: &mut [f32],
+        qkv: &[f32],
+        kv: &KvLayer,
+        heads: usize,
+        tokens: usize,
+        start: usize,
+    ) {
+        assert!(
+            heads.is_multiple_of(kv.heads) && start + tokens <= kv.positions,
+            "{heads} heads over {}",
+            kv.heads
+        );
+        assert_eq!(out.len(), tokens * heads * kv.value_dim, "{tokens} tokens of {heads} heads");
+        let job = Attention {
+            ops: self,
+            qkv,
+            kv,
+            features: qkv.len().checked_div(tokens).unwrap_or(0),
+            group: heads / kv.heads,
+            heads,
+            start,
+            out: Parts::new(out),
+        };
+        if tokens <= SPLIT_TOKENS {
+            job.by_chunk(tokens);
+        } else {
+            job.by_tile(tokens);
+        }
+    }
+}
+
+/// One attention operation.
+struct Attention<'a, 'o> {
+    ops: &'a Ops<'a>,
+    qkv: &'a [f32],
+    kv: &'a KvLayer,
+    features: usize,
+    group: usize,
+    heads: usize,
+    start: usize,
+    out: Parts<'o, f32>,
+}
+
+impl Attention<'_, '_> {
+    /// The query rows of one KV head for some tokens, scaled and padded, token by token.
+    fn gather(&self, worker: &mut Worker, tokens: Range<usize>, head: usize) {
+        let (dim, lines) = (self.kv.key_dim, self.kv.key_stride() / LANES);
+        let scale = 1.0 / (dim as f32).sqrt();
+        worker.queries.clear();
+        worker.queries.resize(tokens.len() * self.group * lines, [0.0; LANES]);
+        worker.visible.clear();
+        let mut rows = worker.queries.chunks_exact_mut(lines);
+        for t in tokens {
+            let queries = &self.qkv[t * self.features + head * self.group * dim..][..self.group * dim];
+            for (query, row) in queries.chunks_exact(dim).zip(&mut rows) {
+                row.as_flattened_mut().iter_mut().zip(query).for_each(|(out, q)| *out = q * scale);
+                worker.visible.push(self.start + t + 1);
+            }
+        }
+    }
+
+    fn attend(
+        &self,
+        queries: &[[f32; LANES]],
+        visible: &[usize],
+        head: usize,
+        chunk: usize,
+        out: &mut [[f32; LANES]],
+    ) {
+        let end = visible.last().copied().unwrap_or(0).min((chunk + 1) * CHUNK);
+        let positions = chunk * CHUNK..end;
+        self.ops.cpu.backend.attend(Attend { queries, visible, cache: self.kv.head(head), positions, out });
+    }
+
+    /// Writes one row's result.
+    ///
+    /// # Safety
+    /// No other worker writes the same token and head.
+    unsafe fn finish(&self, record: &[[f32; LANES]], token: usize, head: usize) {
+        let dim = self.kv.value_dim;
+        let start = (token * self.heads + head) * dim;
+        // SAFETY: the caller's promise.
+        attention::finish(record, unsafe { self.out.part(start..start + dim) });
+    }
+
+    /// Few tokens: every (token, KV head, chunk) is a piece of its own; records are merged in order.
+    fn by_chunk(&self, tokens: usize) {
+        let (kv_heads, record) = (self.kv.heads, attention::lines(self.kv.value_dim));
+        let chunks = (self.start + tokens).div_ceil(CHUNK);
+        let per_piece = self.group * record;
+        let mut shared = lock(&self.ops.cpu.shared);
+        let needed = tokens * kv_heads * chunks * per_piece;
+        if shared.records.len() < needed {
+            shared.records = Buffer::new(needed.next_power_of_two());
+        }
+        let records = Parts::new(&mut shared.records);
+        self.ops.team.split(tokens * kv_heads * chunks, &|worker, piece| {
+            let worker = &mut *lock(&self.ops.cpu.workers[worker]);
+            let (chunk, head, token) = (piece % chunks, piece / chunks % kv_heads, piece / chunks / kv_heads);
+            self.gather(worker, token..token + 1, head);
+            // SAFETY: each piece writes its own records.
+            let out = unsafe { records.part(piece * per_piece..(piece + 1) * per_piece) };
+            if chunk * CHUNK < self.start + token + 1 {
+                self.attend(&worker.queries, &worker.visible, head, chunk, out);
+            } else {
+                out.fill([0.0; LANES]); // wholly masked: no weight
+            }
+        });
+        self.ops.team.split(tokens * kv_heads, &|_, piece| {
+            let (head, token) = (piece % kv_heads, piece / kv_heads);
+            // SAFETY: each piece reads and writes the records of its own token and KV head.
+            let all = unsafe { records.part(piece * chunks * per_piece..(piece + 1) * chunks * per_piece) };
+            let (total, parts) = all.split_at_mut(per_piece);
+            for part in parts.chunks_exact(per_piece) {
+                for (total, part) in total.chunks_exact_mut(record).zip(part.chunks_exact(record)) {
+                    self.ops.cpu.backend.merge(total, part);
+                }
+            }
+            for (i, total) in total.chunks_exact(record).enumerate() {
+                // SAFETY: the piece owns this token's heads of its group.
+                unsafe { self.finish(total, token, head * self.group + i) };
+            }
+        });
+    }
+
+    /// Many tokens: a piece is some of them for one KV head, over all of their positions.
+    fn by_tile(&self, tokens: usize) {
+        let (kv_heads, record) = (self.kv.heads, attention::lines(self.kv.value_dim));
+        let per_tile = (QUERY_ROWS / self.group).max(1);
+        let tiles = tokens.div_ceil(per_tile);
+        self.ops.team.split(tiles * kv_heads, &|worker, piece| {
+            let worker = &mut *lock(&self.ops.cpu.workers[worker]);
+            let tile = tiles - 1 - piece / kv_heads; // the last tokens see the most: they go first
+            let head = piece % kv_heads;
+            let range = tile * per_tile..tokens.min((tile + 1) * per_tile);
+            self.gather(worker, range.clone(), head);
+            let Worker { queries, visible, records, part, .. } = worker;
+            let (records, part) =
+                (grown(records, visible.len() * record), grown(part, visible.len() * record));
+            self.attend(queries, visible, head, 0, records);
+            for chunk in 1..(self.start + range.end).div_ceil(CHUNK) {
+                self.attend(queries, visible, head, chunk, part);
+                for (total, part) in records.chunks_exact_mut(record).zip(part.chunks_exact(record)) {
+                    self.ops.cpu.backend.merge(total, part);
+                }
+            }
+            for (i, record) in records.chunks_exact(record).enumerate() {
+                // SAFETY: the piece owns these tokens' heads of its group.
+                unsafe {
+                    self.finish(record, range.start + i / self.group, head * self.group + i % self.group)
+                };
+            }
+        });
+    }
+}
+
+/// The common number of columns of some matrices, and how many rows of it `x` holds.
+fn batch(weights: &[Matrix<'_>], x: &[f32]) -> Option<(usize, usize)> {
+    let cols = weights.first()?.cols();
+    assert!(weights.iter().all(|w| w.cols() == cols), "matrices of one product have the same columns");
+    assert!(cols > 0 && x.len().is_multiple_of(cols), "{} activations are no rows of {cols}", x.len());
+    Some((cols, x.len() / cols))
+}
+
+/// At least `n` values of a vector that only grows.
+fn grown(v: &mut Vec<[f32; LANES]>, n: usize) -> &mut [[f32; LANES]] {
+    if v.len() < n {
+        v.resize(n, [0.0; LANES]);
+    }
+    &mut v[..n]
 }

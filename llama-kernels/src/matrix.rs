@@ -53,7 +53,7 @@ impl<'a> Matrix<'a> {
 
     /// Bytes from one row to the next.
     pub fn row_stride(&self) -> usize {
-        if self.rows == 0 { 0 } else { self.bytes.len() / self.rows }
+        self.bytes.len().checked_div(self.rows).unwrap_or(0)
     }
 
     /// Decodes one row, by the definition of its format.

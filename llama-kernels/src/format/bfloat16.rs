@@ -1,6 +1,7 @@
 //! BF16: the upper half of an IEEE single, little-endian.
 
-use super::Block;
+use super::{Block, FloatBlock};
+use crate::simd::{LANES, Simd};
 use half::bf16;
 
 /// One weight as its two little-endian bytes.
@@ -18,5 +19,19 @@ unsafe impl Block for BF16 {
 
     fn quantize(x: &[f32]) -> Self {
         BF16(bf16::from_f32(x[0]).to_le_bytes())
+    }
+}
+
+impl FloatBlock for BF16 {
+    #[inline(always)]
+    fn widen<S: Simd>(s: S, blocks: &[Self; LANES]) -> S::F {
+        s.load_bf16(Self::bytes(blocks).try_into().expect("sixteen blocks of two bytes"))
+    }
+
+    #[inline(always)]
+    fn narrow<S: Simd>(s: S, x: S::F) -> [Self; LANES] {
+        let mut out = [0.0; LANES];
+        s.store(x, &mut out);
+        out.map(|v| BF16(bf16::from_f32(v).to_le_bytes()))
     }
 }

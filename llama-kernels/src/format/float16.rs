@@ -1,6 +1,7 @@
 //! F16: IEEE half precision, little-endian.
 
-use super::Block;
+use super::{Block, FloatBlock};
+use crate::simd::{LANES, Simd};
 use half::f16;
 
 /// One weight as its two little-endian bytes.
@@ -18,5 +19,19 @@ unsafe impl Block for F16 {
 
     fn quantize(x: &[f32]) -> Self {
         F16(f16::from_f32(x[0]).to_le_bytes())
+    }
+}
+
+impl FloatBlock for F16 {
+    #[inline(always)]
+    fn widen<S: Simd>(s: S, blocks: &[Self; LANES]) -> S::F {
+        s.load_f16(Self::bytes(blocks).try_into().expect("sixteen blocks of two bytes"))
+    }
+
+    #[inline(always)]
+    fn narrow<S: Simd>(s: S, x: S::F) -> [Self; LANES] {
+        let mut out = [0; 2 * LANES];
+        s.store_f16(x, &mut out);
+        std::array::from_fn(|i| F16([out[2 * i], out[2 * i + 1]]))
     }
 }

@@ -1,6 +1,7 @@
 //! F32: IEEE single precision, little-endian.
 
-use super::Block;
+use super::{Block, FloatBlock};
+use crate::simd::{LANES, Simd};
 
 /// One weight as its four little-endian bytes.
 #[derive(Clone, Copy)]
@@ -17,5 +18,19 @@ unsafe impl Block for F32 {
 
     fn quantize(x: &[f32]) -> Self {
         F32(x[0].to_le_bytes())
+    }
+}
+
+impl FloatBlock for F32 {
+    #[inline(always)]
+    fn widen<S: Simd>(s: S, blocks: &[Self; LANES]) -> S::F {
+        s.load(&blocks.map(|b| f32::from_le_bytes(b.0)))
+    }
+
+    #[inline(always)]
+    fn narrow<S: Simd>(s: S, x: S::F) -> [Self; LANES] {
+        let mut out = [0.0; LANES];
+        s.store(x, &mut out);
+        out.map(|v| F32(v.to_le_bytes()))
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A format is one file and one line in the registry below. The file holds the
 //! block's byte layout (alignment 1, every bit pattern valid), [`Block::dequantize`]
-//! (the definition, written to be read), [`Block::quantize`] (the encoder) and how
-//! the drivers take lanes and scales out of it.
+//! (the definition, written to be read), [`Block::quantize`] (the encoder) and how the
+//! drivers take lanes and scales out of it: [`IntegerBlock::unpack`] or [`FloatBlock::widen`].
 
 mod bfloat16;
 mod float16;
@@ -16,6 +16,8 @@ pub use float16::F16;
 pub use float32::F32;
 pub use q4_0::Q4_0;
 pub use q8_0::Q8_0;
+
+use crate::simd::{LANES, STRIPE, Simd};
 
 /// A group of consecutive weights as it lies in a file.
 ///
@@ -50,6 +52,12 @@ pub unsafe trait Block: Copy + Send + Sync + 'static {
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size) }
     }
 
+    /// A block of zero bytes.
+    fn zeroed() -> Self {
+        // SAFETY: every bit pattern is a valid value (the contract of `Block`).
+        unsafe { std::mem::zeroed() }
+    }
+
     /// Views blocks as the bytes that a file holds.
     fn bytes(blocks: &[Self]) -> &[u8] {
         // SAFETY: `Self` has no padding (the contract of `Block`), so every byte is initialised.
@@ -57,13 +65,70 @@ pub unsafe trait Block: Copy + Send + Sync + 'static {
     }
 }
 
-/// The registry: one line a format, `Variant = ggml type id`. Everything that
+/// A format of plain floating-point numbers: one weight a block.
+pub trait FloatBlock: Block {
+    /// Sixteen weights as floats.
+    fn widen<S: Simd>(s: S, blocks: &[Self; LANES]) -> S::F;
+
+    /// The inverse: sixteen floats rounded to nearest even.
+    fn narrow<S: Simd>(s: S, x: S::F) -> [Self; LANES];
+}
+
+/// A format of small integers with a scale, and sometimes a minimum, for each 16 or 32 weights.
+///
+/// A weight is `scale * (q - zero) - min`.
+pub trait IntegerBlock: Block {
+    /// What its lanes hold.
+    type Lanes: Lanes;
+
+    /// The power of two that lies at zero: `Some(3)` if 8 is to be subtracted from each lane.
+    /// It is applied in integers, so that symmetric formats stay exact.
+    const ZERO: Option<u32>;
+
+    /// The blocks that [`unpack`](Self::unpack) wants: the fewest that are whole stripes.
+    const UNIT: usize = if Self::LEN < STRIPE { STRIPE / Self::LEN } else { 1 };
+
+    /// Takes 64 consecutive weights, the `stripe`th of [`UNIT`](Self::UNIT) blocks, into lanes.
+    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S>;
+}
+
+/// Sixty-four weights in registers, in the order of the row.
+#[derive(Clone, Copy)]
+pub struct Stripe<S: Simd> {
+    /// The integers.
+    pub q: S::I,
+    /// The scale of each quarter (16 weights).
+    pub scale: S::Q,
+    /// The minimum of each quarter; not read unless [`Lanes::MINS`].
+    pub min: S::Q,
+}
+
+/// What the drivers need to know of a format's lanes; the formats that agree share their machine code.
+pub trait Lanes: 'static {
+    /// Below 8: unsigned lanes in `0..1 << BITS`, at most 6. At 8: signed lanes.
+    const BITS: u32;
+    /// Scales change every 16 weights instead of every 32.
+    const HALVES: bool;
+    /// There are minimums.
+    const MINS: bool;
+}
+
+/// The [`Lanes`] that are described by its parameters: bits, halves, minimums.
+pub struct Lane<const BITS: u32, const HALVES: bool, const MINS: bool>;
+
+impl<const BITS: u32, const HALVES: bool, const MINS: bool> Lanes for Lane<BITS, HALVES, MINS> {
+    const BITS: u32 = BITS;
+    const HALVES: bool = HALVES;
+    const MINS: bool = MINS;
+}
+
+/// The registry: one line a format, `Variant = ggml type id, class`. Everything that
 /// depends on the list of formats is generated from here.
 macro_rules! registry {
-    ($($name:ident = $id:literal),* $(,)?) => {
+    ($($name:ident = $id:literal $class:ident),* $(,)?) => {
         /// A tensor's storage format, named and numbered as in ggml.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-        #[expect(non_camel_case_types, reason = "ggml's own names")]
+        #[allow(non_camel_case_types, reason = "ggml's own names")]
         #[repr(u32)]
         pub enum Format {
             $(#[doc = concat!("ggml's `", stringify!($name), "`, type id ", stringify!($id), ".")] $name = $id,)*
@@ -77,23 +142,49 @@ macro_rules! registry {
             pub fn name(self) -> &'static str {
                 match self { $(Format::$name => stringify!($name),)* }
             }
+
+            /// Whether a product with this format quantizes the activations to bytes.
+            pub fn is_integer(self) -> bool {
+                with_block!(self, float _B => false, integer _B => true)
+            }
         }
 
-        /// Evaluates an expression with a type alias bound to the block type of a [`Format`].
+        /// Evaluates an expression with a type alias bound to the block type of a [`Format`],
+        /// the same one for all formats or one for each class.
         macro_rules! with_block {
             ($format:expr, $B:ident => $body:expr) => {
                 match $format { $($crate::format::Format::$name => { type $B = $crate::format::$name; $body })* }
+            };
+            ($format:expr, float $F:ident => $float:expr, integer $I:ident => $integer:expr) => {
+                match $format {
+                    $($crate::format::Format::$name => {
+                        $crate::format::by_class!($class $crate::format::$name, $F => $float, $I => $integer)
+                    })*
+                }
             };
         }
     };
 }
 
+/// Chooses the expression for a format's class; part of `with_block`.
+macro_rules! by_class {
+    (float $block:ty, $F:ident => $float:expr, $I:ident => $integer:expr) => {{
+        type $F = $block;
+        $float
+    }};
+    (integer $block:ty, $F:ident => $float:expr, $I:ident => $integer:expr) => {{
+        type $I = $block;
+        $integer
+    }};
+}
+pub(crate) use by_class;
+
 registry! {
-    F32 = 0,
-    F16 = 1,
-    Q4_0 = 2,
-    Q8_0 = 8,
-    BF16 = 30,
+    F32 = 0 float,
+    F16 = 1 float,
+    Q4_0 = 2 integer,
+    Q8_0 = 8 integer,
+    BF16 = 30 float,
 }
 pub(crate) use with_block;
 

@@ -2,7 +2,8 @@
 //!
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
 
-use super::Block;
+use super::{Block, IntegerBlock, Lane, Stripe};
+use crate::simd::Simd;
 use half::f16;
 
 /// 18 bytes for 32 weights.
@@ -39,6 +40,18 @@ unsafe impl Block for Q4_0 {
             d: f16::from_f32(d).to_le_bytes(),
             q: std::array::from_fn(|i| nibble(x[i]) | nibble(x[i + 16]) << 4),
         }
+    }
+}
+
+impl IntegerBlock for Q4_0 {
+    type Lanes = Lane<4, false, false>;
+    const ZERO: Option<u32> = Some(3);
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, blocks: &[Self], _stripe: usize) -> Stripe<S> {
+        let (a, b) = (&blocks[0], &blocks[1]);
+        let scale = s.pair_f16(a.d, b.d);
+        Stripe { q: s.nibbles16(&a.q, &b.q), scale, min: scale }
     }
 }
 

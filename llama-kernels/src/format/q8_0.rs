@@ -1,6 +1,7 @@
-//! Q8_0: 32 signed bytes and one half-precision scale; `w = d * q`.
+//! Q8_0: 32 signed bytes (kept as `u8`) and one half-precision scale; `w = d * q`.
 
-use super::Block;
+use super::{Block, IntegerBlock, Lane, Stripe};
+use crate::simd::Simd;
 use half::f16;
 
 /// 34 bytes for 32 weights.
@@ -8,7 +9,7 @@ use half::f16;
 #[repr(C)]
 pub struct Q8_0 {
     d: [u8; 2],
-    q: [i8; 32],
+    q: [u8; 32],
 }
 
 const _: () = assert!(size_of::<Q8_0>() == 34 && align_of::<Q8_0>() == 1);
@@ -21,7 +22,7 @@ unsafe impl Block for Q8_0 {
         let d = f16::from_le_bytes(self.d).to_f32();
         assert_eq!(out.len(), Self::LEN);
         for (out, &q) in out.iter_mut().zip(&self.q) {
-            *out = f32::from(q) * d;
+            *out = f32::from(q as i8) * d;
         }
     }
 
@@ -31,8 +32,20 @@ unsafe impl Block for Q8_0 {
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
         Q8_0 {
             d: f16::from_f32(d).to_le_bytes(),
-            q: std::array::from_fn(|i| (x[i] * inverse).round() as i8), // half away from zero, as ggml rounds
+            q: std::array::from_fn(|i| (x[i] * inverse).round() as i8 as u8), // half away from zero, as ggml rounds
         }
+    }
+}
+
+impl IntegerBlock for Q8_0 {
+    type Lanes = Lane<8, false, false>;
+    const ZERO: Option<u32> = None;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, blocks: &[Self], _stripe: usize) -> Stripe<S> {
+        let (a, b) = (&blocks[0], &blocks[1]);
+        let scale = s.pair_f16(a.d, b.d);
+        Stripe { q: s.halves(&a.q, &b.q), scale, min: scale }
     }
 }
 

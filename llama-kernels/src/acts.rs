@@ -1,0 +1,132 @@
+//! One batch of activations, prepared once for every product that reads them.
+//!
+//! Float formats read the activations as they are. Integer formats read them quantized to bytes in
+//! groups of 32 (`x = scale * q`, q in -127..=127), in one of two layouts:
+//!
+//! * [`Layout::Rows`], for few tokens (GEMV): planes per token, a stripe of 64 columns at a time:
+//!   64 bytes; the negated sum of each four of them; the scale and the sum of each 16.
+//! * [`Layout::Tiles`], for many (GEMM): `MT` tokens side by side, per group of 32 columns
+//!   `{ 8 x MT dwords, 2 x MT negated sums of 16, MT scales }`, so that one pointer serves and
+//!   each dword is broadcast straight from memory.
+
+use crate::buffer::Buffer;
+use crate::simd::{LANES, STRIPE};
+
+/// Columns that share a scale.
+pub(crate) const GROUP: usize = 32;
+
+/// 32-bit words per token and group in the tiled layout.
+pub(crate) const TILE_WORDS: usize = GROUP / 4 + 2 + 1;
+
+/// How quantized activations lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Layout {
+    /// Planes per token.
+    Rows,
+    /// Tiles of this many tokens.
+    Tiles(usize),
+}
+
+/// Room for a batch of activations and its quantized form.
+pub struct Acts {
+    pub(crate) layout: Layout,
+    pub(crate) tokens: usize,
+    pub(crate) cols: usize,
+    pub(crate) bytes: Buffer<[u8; STRIPE]>,
+    pub(crate) sums: Buffer<[i32; LANES]>,
+    pub(crate) quads: Buffer<[[f32; 4]; 2]>,
+    pub(crate) tiles: Buffer<i32>,
+}
+
+/// The quantized activations of one token, in the layout of rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a> {
+    /// The bytes of each stripe.
+    pub bytes: &'a [[u8; STRIPE]],
+    /// The negated sums of each four bytes.
+    pub sums: &'a [[i32; LANES]],
+    /// For each quarter of a stripe the scale, and the scale times the sum.
+    pub quads: &'a [[[f32; 4]; 2]],
+}
+
+/// The same, to be written.
+pub(crate) struct RowMut<'a> {
+    /// As in [`Row`].
+    pub bytes: &'a mut [[u8; STRIPE]],
+    /// As in [`Row`].
+    pub sums: &'a mut [[i32; LANES]],
+    /// As in [`Row`].
+    pub quads: &'a mut [[[f32; 4]; 2]],
+}
+
+/// Stripes that hold `cols` columns.
+pub(crate) fn stripes(cols: usize) -> usize {
+    cols.div_ceil(STRIPE)
+}
+
+/// 32-bit words of one tile of `mt` tokens.
+pub(crate) fn tile_words(cols: usize, mt: usize) -> usize {
+    stripes(cols) * (STRIPE / GROUP) * TILE_WORDS * mt
+}
+
+impl Acts {
+    /// Up to this many tokens are products of rows, above of tiles.
+    pub(crate) const ROWS_MAX: usize = 8;
+
+    /// No room yet.
+    pub(crate) fn new() -> Acts {
+        Acts {
+            layout: Layout::Rows,
+            tokens: 0,
+            cols: 0,
+            bytes: Buffer::new(0),
+            sums: Buffer::new(0),
+            quads: Buffer::new(0),
+            tiles: Buffer::new(0),
+        }
+    }
+
+    /// Prepares for a batch of `tokens` x `cols`; makes room for its quantized form if that is wanted.
+    pub(crate) fn reshape(&mut self, tokens: usize, cols: usize, layout: Layout, quantized: bool) {
+        (self.tokens, self.cols, self.layout) = (tokens, cols, layout);
+        if !quantized {
+            return;
+        }
+        match layout {
+            Layout::Rows => {
+                let n = tokens * stripes(cols);
+                if self.bytes.len() < n {
+                    (self.bytes, self.sums, self.quads) = (Buffer::new(n), Buffer::new(n), Buffer::new(n));
+                }
+            }
+            Layout::Tiles(mt) => {
+                let n = tokens.div_ceil(mt) * tile_words(cols, mt);
+                if self.tiles.len() < n {
+                    self.tiles = Buffer::new(n);
+                }
+            }
+        }
+    }
+
+    /// Bytes that a batch of `tokens` x `cols` takes at most, in either layout.
+    pub(crate) fn size(tokens: usize, cols: usize) -> usize {
+        const TILE_MAX: usize = 16;
+        let rows = tokens * stripes(cols) * (STRIPE + 4 * LANES + 32);
+        rows.max(4 * tile_words(cols, tokens + TILE_MAX))
+    }
+
+    /// One token's quantized activations.
+    pub(crate) fn row(&self, token: usize) -> Row<'_> {
+        assert!(self.layout == Layout::Rows && token < self.tokens, "token {token} of {}", self.tokens);
+        let n = stripes(self.cols);
+        let range = token * n..(token + 1) * n;
+        Row { bytes: &self.bytes[range.clone()], sums: &self.sums[range.clone()], quads: &self.quads[range] }
+    }
+
+    /// One tile's words.
+    pub(crate) fn tile(&self, tile: usize) -> &[i32] {
+        let Layout::Tiles(mt) = self.layout else { panic!("activations are in rows") };
+        let words = tile_words(self.cols, mt);
+        &self.tiles[tile * words..(tile + 1) * words]
+    }
+}

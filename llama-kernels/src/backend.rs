@@ -1,0 +1,239 @@
+//! Run-time dispatch: one object per instruction set, chosen once.
+//!
+//! [`available`] is the only list of instruction sets. [`Backend`] has one implementation, for every
+//! [`Simd`]; it matches the format of a matrix once per call, outside of [`Simd::run`].
+
+use crate::acts::{Acts, Layout, RowMut};
+use crate::format::{F16, FloatBlock, IntegerBlock, with_block};
+use crate::matrix::Matrix;
+use crate::ops::attention::{Attend, Merge};
+use crate::ops::pack::Panel;
+use crate::ops::quantize::{QuantizeRow, QuantizeTile};
+use crate::ops::rmsnorm::RmsNorm;
+use crate::ops::rope::Rope;
+use crate::ops::softmax::Softmax;
+use crate::ops::swiglu::SwiGlu;
+use crate::ops::{gemm, gemv};
+use crate::simd::{self, Kernel, LANES, Simd};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// The serial kernels of one instruction set.
+pub(crate) trait Backend: Send + Sync {
+    /// The name that selects it, as in `--isa avx2`.
+    fn name(&self) -> &'static str;
+
+    /// Tokens in a tile of the integer engine.
+    fn tile(&self) -> usize;
+
+    /// Quantizes one token's activations into the layout of rows.
+    fn quantize_row(&self, x: &[f32], out: RowMut<'_>);
+
+    /// Quantizes a tile of tokens (at most [`tile`](Self::tile)) into `out`.
+    fn quantize_tile(&self, x: &[&[f32]], out: &mut [i32]);
+
+    /// At most sixteen rows of a matrix times all tokens of a batch: `out[token][row]`.
+    ///
+    /// `x` are the activations as they are, `acts` their quantized form, which only integer formats
+    /// read; its layout decides between GEMV and GEMM. `out` has room for whole tiles.
+    fn product(
+        &self,
+        w: Matrix<'_>,
+        rows: Range<usize>,
+        x: &[f32],
+        acts: &Acts,
+        out: &mut [[f32; LANES]],
+        panel: &mut Panel,
+    );
+
+    /// `out = x / rms(x) * weight`
+    fn rmsnorm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32);
+
+    /// Rotates each head by one position's table (see [`crate::rope_table`]).
+    fn rope(&self, heads: &mut [f32], head_dim: usize, table: &[f32]);
+
+    /// `gate = silu(gate) * up`
+    fn swiglu(&self, gate: &mut [[f32; LANES]], up: &[[f32; LANES]]);
+
+    /// Softmax in place.
+    fn softmax(&self, x: &mut [f32]);
+
+    /// Query rows against one chunk of cached positions.
+    fn attend(&self, job: Attend<'_, F16>);
+
+    /// Adds a later chunk's record to a running one.
+    fn merge(&self, total: &mut [[f32; LANES]], part: &[[f32; LANES]]);
+
+    /// Rounds to half precision; `out` may be longer than `x` and is padded with zeros.
+    fn narrow(&self, x: &[f32], out: &mut [F16]);
+}
+
+impl<S: Simd> Backend for S {
+    fn name(&self) -> &'static str {
+        S::NAME
+    }
+
+    fn tile(&self) -> usize {
+        S::INTEGER_TILE
+    }
+
+    fn quantize_row(&self, x: &[f32], out: RowMut<'_>) {
+        self.run(QuantizeRow { x, out });
+    }
+
+    fn quantize_tile(&self, x: &[&[f32]], out: &mut [i32]) {
+        self.run(QuantizeTile { x, mt: S::INTEGER_TILE, out });
+    }
+
+    fn product(
+        &self,
+        w: Matrix<'_>,
+        rows: Range<usize>,
+        x: &[f32],
+        acts: &Acts,
+        out: &mut [[f32; LANES]],
+        panel: &mut Panel,
+    ) {
+        assert!(rows.len() <= LANES, "{} rows, room for {LANES}", rows.len());
+        with_block!(w.format(),
+            float B => {
+                if acts.layout == Layout::Rows {
+                    for (x, out) in x.chunks_exact(w.cols().max(1)).zip(out) {
+                        self.run(gemv::Float::<B> { w, rows: rows.clone(), x, out, block: PhantomData });
+                    }
+                } else {
+                    self.run(GemmFloat::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
+                }
+            },
+            integer B => {
+                if acts.layout == Layout::Rows {
+                    let mut token = 0;
+                    while let Some(step) = [4, 2, 1].into_iter().find(|step| token + step <= acts.tokens) {
+                        match step {
+                            4 => integer_rows::<S, B, 4>(*self, w, rows.clone(), acts, token, out),
+                            2 => integer_rows::<S, B, 2>(*self, w, rows.clone(), acts, token, out),
+                            _ => integer_rows::<S, B, 1>(*self, w, rows.clone(), acts, token, out),
+                        }
+                        token += step;
+                    }
+                } else {
+                    self.run(GemmInteger::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
+                }
+            }
+        );
+    }
+
+    fn rmsnorm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+        self.run(RmsNorm { out, x, weight, eps });
+    }
+
+    fn rope(&self, heads: &mut [f32], head_dim: usize, table: &[f32]) {
+        self.run(Rope { heads, head_dim, table });
+    }
+
+    fn swiglu(&self, gate: &mut [[f32; LANES]], up: &[[f32; LANES]]) {
+        self.run(SwiGlu { gate, up });
+    }
+
+    fn softmax(&self, x: &mut [f32]) {
+        self.run(Softmax(x));
+    }
+
+    fn attend(&self, job: Attend<'_, F16>) {
+        self.run(job);
+    }
+
+    fn merge(&self, total: &mut [[f32; LANES]], part: &[[f32; LANES]]) {
+        self.run(Merge { total, part });
+    }
+
+    fn narrow(&self, x: &[f32], out: &mut [F16]) {
+        self.run(Narrow { x, out });
+    }
+}
+
+/// `M` tokens from `token` on.
+fn integer_rows<S: Simd, B: IntegerBlock, const M: usize>(
+    s: S,
+    w: Matrix<'_>,
+    rows: Range<usize>,
+    acts: &Acts,
+    token: usize,
+    out: &mut [[f32; LANES]],
+) {
+    assert_eq!(w.cols(), acts.cols, "columns of the matrix, features of the activations");
+    let x = std::array::from_fn(|t| acts.row(token + t));
+    let out = (&mut out[token..token + M]).try_into().expect("as many results as tokens");
+    s.run(gemv::Integer::<B, M> { w, rows, x, out, block: PhantomData });
+}
+
+struct GemmInteger<'a, B>(gemm::Job<'a>, PhantomData<B>);
+
+impl<B: IntegerBlock> Kernel for GemmInteger<'_, B> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        s.gemm_integer::<B>(self.0);
+    }
+}
+
+struct GemmFloat<'a, B>(gemm::Job<'a>, PhantomData<B>);
+
+impl<B: FloatBlock> Kernel for GemmFloat<'_, B> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        s.gemm_float::<B>(self.0);
+    }
+}
+
+struct Narrow<'a> {
+    x: &'a [f32],
+    out: &'a mut [F16],
+}
+
+impl Kernel for Narrow<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        for (i, out) in self.out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let x = self.x.get(i * LANES..).unwrap_or(&[]);
+            *out = match x.first_chunk::<LANES>() {
+                Some(x) => F16::narrow(s, s.load(x)),
+                None => {
+                    let mut padded = [0.0; LANES];
+                    padded[..x.len()].copy_from_slice(x);
+                    F16::narrow(s, s.load(&padded))
+                }
+            };
+        }
+    }
+}
+
+/// A token that lives as long as the program: it has no size, so nothing is leaked.
+fn object<S: Simd>() -> Option<&'static dyn Backend> {
+    const { assert!(size_of::<S>() == 0) };
+    S::new().map(|s| &*Box::leak(Box::new(s)) as &'static dyn Backend)
+}
+
+/// The instruction sets that this CPU has, the plainest first, the best last.
+pub(crate) fn available() -> Vec<&'static dyn Backend> {
+    [
+        object::<simd::Scalar>(),
+        #[cfg(target_arch = "x86_64")]
+        object::<simd::Avx2>(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The best of [`available`].
+pub(crate) fn best() -> &'static dyn Backend {
+    available().pop().expect("the scalar backend is always available")
+}
+
+/// The available instruction set with this name.
+pub(crate) fn by_name(name: &str) -> Option<&'static dyn Backend> {
+    available().into_iter().find(|b| b.name().eq_ignore_ascii_case(name))
+}

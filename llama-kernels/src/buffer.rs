@@ -1,0 +1,108 @@
+//! Zeroed memory aligned to cache lines, and to huge pages where it is large.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+/// A cache line, and the widest register.
+const LINE: usize = 64;
+/// A huge page: the kernel backs an aligned allocation with them where it may.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// A type whose zero bytes are a value.
+///
+/// # Safety
+/// All-zero bytes are a valid value, and the type needs no drop.
+pub(crate) unsafe trait Zero: Copy + Send + Sync + 'static {}
+
+// SAFETY: plain numbers.
+unsafe impl Zero for f32 {}
+// SAFETY: plain numbers.
+unsafe impl Zero for i32 {}
+// SAFETY: plain numbers.
+unsafe impl Zero for u8 {}
+// SAFETY: an array of such values is one too.
+unsafe impl<T: Zero, const N: usize> Zero for [T; N] {}
+// SAFETY: bytes, every pattern valid (the contract of `Block`).
+unsafe impl Zero for crate::format::F16 {}
+
+/// A fixed-length array, zeroed, that starts on a cache line.
+///
+/// Untouched pages of a large buffer cost no memory: the system maps them at the first write.
+pub(crate) struct Buffer<T: Zero> {
+    ptr: NonNull<T>,
+    len: usize,
+}
+
+// SAFETY: a buffer owns its memory as a `Box<[T]>` does, and `Zero` types are `Send`.
+unsafe impl<T: Zero> Send for Buffer<T> {}
+// SAFETY: as above; shared access yields only `&T`.
+unsafe impl<T: Zero> Sync for Buffer<T> {}
+
+impl<T: Zero> Buffer<T> {
+    /// `len` zeroes.
+    ///
+    /// # Panics
+    /// If the system has no room for them.
+    pub(crate) fn new(len: usize) -> Buffer<T> {
+        Self::try_new(len).unwrap_or_else(|| panic!("no room for {len} values of {} bytes", size_of::<T>()))
+    }
+
+    /// `len` zeroes; `None` if the system has no room for them.
+    pub(crate) fn try_new(len: usize) -> Option<Buffer<T>> {
+        let layout = Self::layout(len)?;
+        if layout.size() == 0 {
+            return Some(Buffer { ptr: NonNull::dangling(), len });
+        }
+        // SAFETY: the layout has a size.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        Some(Buffer { ptr: NonNull::new(ptr.cast())?, len })
+    }
+
+    fn layout(len: usize) -> Option<Layout> {
+        let layout = Layout::array::<T>(len).ok()?;
+        let align = if layout.size() >= 2 * HUGE_PAGE { HUGE_PAGE } else { LINE };
+        layout.align_to(align).ok()
+    }
+}
+
+impl<T: Zero> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        if let Some(layout) = Self::layout(self.len).filter(|layout| layout.size() > 0) {
+            // SAFETY: allocated in `try_new` with the layout of the same length.
+            unsafe { dealloc(self.ptr.as_ptr().cast(), layout) }
+        }
+    }
+}
+
+impl<T: Zero> Deref for Buffer<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        // SAFETY: `new` allocated `len` values, and zero bytes are valid ones.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Zero> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`; `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zeroed_and_aligned() {
+        for len in [0, 1, 17, HUGE_PAGE] {
+            let mut b = Buffer::<f32>::new(len);
+            assert_eq!(b.len(), len);
+            assert!(b.iter().all(|&x| x == 0.0));
+            assert!(len == 0 || (b.as_ptr() as usize).is_multiple_of(LINE));
+            b.fill(1.0);
+        }
+        assert_eq!(Buffer::<f32>::new(HUGE_PAGE).as_ptr() as usize % HUGE_PAGE, 0);
+    }
+}

@@ -1,0 +1,154 @@
+//! Products with many tokens.
+//!
+//! ```text
+//! for each panel of 16 rows:                     (dealt out to workers by `cpu`)
+//!   for each block of Kc columns:
+//!     unpack the panel (16 x Kc) into L1 scratch
+//!     for each tile of MT tokens:
+//!       C[MT][16] += panel x tile                (C stays in registers for all of Kc)
+//! ```
+//!
+//! Two engines share this scheme. The integer engine multiplies bytes ([`crate::acts`] describes the
+//! activations, [`super::pack`] the panels); per group of 32 (or 16) columns it adds the zero point's
+//! share in integers, converts once, and scales by one multiply-add. The float engine multiplies
+//! floats, with activations broadcast from where they lie.
+//!
+//! C is reloaded as the initial accumulator of the next block of columns, never added afterwards, so
+//! that the size of a block does not change a bit of the result.
+
+use super::pack::{self, Panel};
+use crate::acts::{Acts, GROUP, TILE_WORDS};
+use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::matrix::Matrix;
+use crate::simd::{LANES, STRIPE, Simd};
+use std::ops::Range;
+
+/// At most sixteen rows of a matrix times all tokens of a batch.
+pub struct Job<'a> {
+    /// The weights.
+    pub w: Matrix<'a>,
+    /// Which rows.
+    pub rows: Range<usize>,
+    /// The activations as they are, `tokens` rows of `w.cols()`; for the float engine.
+    pub x: &'a [f32],
+    /// The quantized activations; for the integer engine.
+    pub acts: &'a Acts,
+    /// `out[token][row]`; what lies beyond the rows is not defined. Its length is the number of tokens,
+    /// rounded up to whole tiles.
+    pub out: &'a mut [[f32; LANES]],
+    /// The worker's scratch.
+    pub panel: &'a mut Panel,
+}
+
+/// The integer engine, for tiles of `MT` tokens.
+#[inline(always)]
+pub(crate) fn integer<S: Simd, B: IntegerBlock, const MT: usize>(s: S, job: Job<'_>) {
+    let Job { w, rows, acts, out, panel, .. } = job;
+    assert_eq!(w.cols(), acts.cols, "columns of the matrix, features of the activations");
+    out.fill([0.0; LANES]);
+    for start in (0..w.cols()).step_by(pack::INTEGER_COLS) {
+        let cols = start..w.cols().min(start + pack::INTEGER_COLS);
+        let groups = pack::groups(cols.len());
+        let first = start / GROUP * TILE_WORDS * MT;
+        pack::integer::<S, B>(s, w, rows.clone(), cols, panel);
+        for (tile, c) in out.as_chunks_mut::<MT>().0.iter_mut().enumerate() {
+            let x = &acts.tile(tile)[first..][..groups * TILE_WORDS * MT];
+            integer_tile::<S, B::Lanes, MT>(s, panel, x, c, B::ZERO);
+        }
+    }
+}
+
+/// One tile: `c[t][r] += sum over columns of panel[r] * x[t]`.
+#[inline(always)]
+fn integer_tile<S: Simd, L: Lanes, const MT: usize>(
+    s: S,
+    panel: &Panel,
+    x: &[i32],
+    c: &mut [[f32; LANES]; MT],
+    zero: Option<u32>,
+) {
+    const QUADS: usize = GROUP / 4;
+    let mut acc: [S::F; MT] = std::array::from_fn(|t| s.load(&c[t]));
+    let (x, _) = x.as_chunks::<MT>();
+    let (x, _) = x.as_chunks::<TILE_WORDS>();
+    let (w, _) = panel.bytes.as_chunks::<QUADS>();
+    let per_group = if L::HALVES { 2 } else { 1 };
+    for (g, (x, w)) in x.iter().zip(w).enumerate() {
+        let (quads, rest) = x.split_first_chunk::<QUADS>().expect("eight quads a group");
+        let [sums_lo, sums_hi, scale] = rest else { unreachable!("two sums and a scale follow") };
+        for half in 0..per_group {
+            let (dots, sums): ([S::I; MT], [i32; MT]) = if L::HALVES {
+                let w: &[[u8; STRIPE]; 4] = w[4 * half..4 * half + 4].try_into().expect("half a group");
+                let x: &[[i32; MT]; 4] = quads[4 * half..4 * half + 4].try_into().expect("half a group");
+                (s.dot_panel::<L, 4, MT>(w, x), if half == 0 { *sums_lo } else { *sums_hi })
+            } else {
+                (s.dot_panel::<L, QUADS, MT>(w, quads), std::array::from_fn(|t| sums_lo[t] + sums_hi[t]))
+            };
+            let w_scale = s.load(&panel.scales[g * per_group + half]);
+            for t in 0..MT {
+                let x_scale = f32::from_bits(scale[t] as u32);
+                let dot = match zero {
+                    Some(zero) => s.add_i32(dots[t], s.splat_i32(sums[t] << zero)),
+                    None => dots[t],
+                };
+                acc[t] = s.fma(s.to_f32(dot), s.mul(w_scale, s.splat(x_scale)), acc[t]);
+                if L::MINS {
+                    let min = s.load(&panel.mins[g * per_group + half]);
+                    acc[t] = s.fma(min, s.splat(sums[t] as f32 * x_scale), acc[t]);
+                }
+            }
+        }
+    }
+    for t in 0..MT {
+        s.store(acc[t], &mut c[t]);
+    }
+}
+
+/// The float engine, for tiles of `MT` tokens.
+#[inline(always)]
+pub(crate) fn float<S: Simd, B: FloatBlock, const MT: usize>(s: S, job: Job<'_>) {
+    let Job { w, rows, x, out, panel, .. } = job;
+    let k = w.cols();
+    if k == 0 {
+        return out.fill([0.0; LANES]);
+    }
+    let tokens = x.len() / k;
+    assert!(out.len() >= tokens, "room for {tokens} tokens, found {}", out.len());
+    out.fill([0.0; LANES]);
+    for start in (0..k).step_by(pack::FLOAT_COLS) {
+        let cols = start..k.min(start + pack::FLOAT_COLS);
+        pack::float::<S, B>(s, w, rows.clone(), cols.clone(), panel);
+        let panel = &panel.floats[..cols.len()];
+        let mut tile = 0;
+        while tile + MT <= tokens {
+            float_tile::<S, MT>(s, panel, &x[tile * k..], k, cols.start, &mut out[tile..]);
+            tile += MT;
+        }
+        while tile < tokens {
+            float_tile::<S, 1>(s, panel, &x[tile * k..], k, cols.start, &mut out[tile..]);
+            tile += 1;
+        }
+    }
+}
+
+#[inline(always)]
+fn float_tile<S: Simd, const MT: usize>(
+    s: S,
+    panel: &[[f32; LANES]],
+    x: &[f32],
+    stride: usize,
+    start: usize,
+    c: &mut [[f32; LANES]],
+) {
+    let x: [&[f32]; MT] = std::array::from_fn(|t| &x[t * stride + start..][..panel.len()]);
+    let mut acc: [S::F; MT] = std::array::from_fn(|t| s.load(&c[t]));
+    for (k, w) in panel.iter().enumerate() {
+        let w = s.load(w);
+        for t in 0..MT {
+            acc[t] = s.fma(w, s.splat(x[t][k]), acc[t]);
+        }
+    }
+    for t in 0..MT {
+        s.store(acc[t], &mut c[t]);
+    }
+}

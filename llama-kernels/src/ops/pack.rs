@@ -1,0 +1,144 @@
+//! Panels: sixteen rows of weights, unpacked into cache-sized scratch for one pass over a batch's tokens.
+//!
+//! An integer panel interleaves the rows by four columns, so that one register holds four columns of
+//! all sixteen rows, ready for a dot instruction against a broadcast dword of activations. Scales and
+//! minimums lie beside it, one register of sixteen rows per group. A float panel is one register of
+//! sixteen rows per column.
+
+use crate::acts::GROUP;
+use crate::buffer::Buffer;
+use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::matrix::Matrix;
+use crate::simd::{LANES, STRIPE, Simd};
+use std::ops::Range;
+
+/// Columns of a panel: 16 KiB of bytes, which stay in the first-level cache beside the tile's activations.
+pub(crate) const INTEGER_COLS: usize = 1024;
+/// Columns of a float panel: 32 KiB.
+pub(crate) const FLOAT_COLS: usize = 512;
+
+/// A worker's room for one panel.
+pub struct Panel {
+    /// Four columns of sixteen rows a line.
+    pub(crate) bytes: Buffer<[u8; STRIPE]>,
+    /// Sixteen rows' scales a line, per group of 16 or 32 columns.
+    pub(crate) scales: Buffer<[f32; LANES]>,
+    /// The minimums likewise.
+    pub(crate) mins: Buffer<[f32; LANES]>,
+    /// One column of sixteen rows a line.
+    pub(crate) floats: Buffer<[f32; LANES]>,
+}
+
+impl Panel {
+    /// Bytes of a panel's room.
+    pub(crate) const SIZE: usize = INTEGER_COLS * LANES + 2 * (INTEGER_COLS / 16) * 64 + FLOAT_COLS * 64;
+
+    /// Room for a panel of any format.
+    pub fn new() -> Panel {
+        Panel {
+            bytes: Buffer::new(INTEGER_COLS / 4),
+            scales: Buffer::new(INTEGER_COLS / 16),
+            mins: Buffer::new(INTEGER_COLS / 16),
+            floats: Buffer::new(FLOAT_COLS),
+        }
+    }
+}
+
+impl Default for Panel {
+    fn default() -> Self {
+        Panel::new()
+    }
+}
+
+/// Fills a panel with columns `cols` (from a multiple of [`INTEGER_COLS`]) of at most sixteen rows.
+/// Missing rows, and columns up to the next stripe, are zero.
+#[inline(always)]
+pub(crate) fn integer<S: Simd, B: IntegerBlock>(
+    s: S,
+    w: Matrix<'_>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    panel: &mut Panel,
+) {
+    let stripes = cols.len().div_ceil(STRIPE);
+    if rows.len() < LANES {
+        panel.bytes[..stripes * LANES].fill([0; STRIPE]);
+        panel.scales[..stripes * 4].fill([0.0; LANES]);
+        panel.mins[..stripes * 4].fill([0.0; LANES]);
+    }
+    let per_unit = B::UNIT * B::LEN / STRIPE;
+    for (r, row) in rows.enumerate() {
+        let blocks = B::cast(w.rows_bytes(row..row + 1));
+        let blocks = &blocks[cols.start / B::LEN..cols.end / B::LEN];
+        let units = blocks.chunks_exact(B::UNIT);
+        let tail = units.remainder();
+        let whole = units.len() * per_unit;
+        for (u, unit) in units.enumerate() {
+            for i in 0..per_unit {
+                place::<S, B>(s, unit, i, panel, u * per_unit + i, r);
+            }
+        }
+        if !tail.is_empty() {
+            let mut unit = [B::zeroed(); 2];
+            unit[0] = tail[0];
+            place::<S, B>(s, &unit, 0, panel, whole, r);
+        }
+    }
+}
+
+/// Unpacks one stripe of one row into its places.
+#[inline(always)]
+fn place<S: Simd, B: IntegerBlock>(s: S, unit: &[B], stripe: usize, panel: &mut Panel, at: usize, r: usize) {
+    let w = B::unpack(s, unit, stripe);
+    let mut bytes = [0; STRIPE];
+    s.store_bytes(w.q, &mut bytes);
+    let lines: &mut [[u8; STRIPE]; LANES] =
+        (&mut panel.bytes[at * LANES..(at + 1) * LANES]).try_into().expect("sixteen lines a stripe");
+    for (line, bytes) in lines.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        line[4 * r..4 * r + 4].copy_from_slice(bytes);
+    }
+    let place_quads = |quads: S::Q, lines: &mut [[f32; LANES]]| {
+        let mut quad = [0.0; 4];
+        s.store_quad(quads, &mut quad);
+        if <B::Lanes as Lanes>::HALVES {
+            (0..4).for_each(|g| lines[4 * at + g][r] = quad[g]);
+        } else {
+            (0..2).for_each(|g| lines[2 * at + g][r] = quad[2 * g]);
+        }
+    };
+    place_quads(w.scale, &mut panel.scales);
+    if <B::Lanes as Lanes>::MINS {
+        place_quads(w.min, &mut panel.mins);
+    }
+}
+
+/// Groups of 32 columns in a panel of `cols` columns, padded to whole stripes.
+pub(crate) fn groups(cols: usize) -> usize {
+    cols.div_ceil(STRIPE) * (STRIPE / GROUP)
+}
+
+/// Fills a float panel with columns `cols` of at most sixteen rows; missing rows are zero.
+#[inline(always)]
+pub(crate) fn float<S: Simd, B: FloatBlock>(
+    s: S,
+    w: Matrix<'_>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    panel: &mut Panel,
+) {
+    if rows.len() < LANES {
+        panel.floats[..cols.len()].fill([0.0; LANES]);
+    }
+    for (r, row) in rows.enumerate() {
+        let row = &B::cast(w.rows_bytes(row..row + 1))[cols.clone()];
+        for (lines, blocks) in panel.floats.chunks_mut(LANES).zip(row.chunks(LANES)) {
+            let mut padded = [B::zeroed(); LANES];
+            padded[..blocks.len()].copy_from_slice(blocks);
+            let mut column = [0.0; LANES];
+            s.store(B::widen(s, &padded), &mut column);
+            for (line, v) in lines.iter_mut().zip(column) {
+                line[r] = v;
+            }
+        }
+    }
+}

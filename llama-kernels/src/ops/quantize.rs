@@ -1,0 +1,107 @@
+//! Activations to bytes: `scale = absmax / 127` for each 32 columns, `q = round(x / scale)`.
+
+use crate::acts::{GROUP, RowMut, TILE_WORDS};
+use crate::simd::{Kernel, LANES, STRIPE, Simd};
+
+/// A stripe of activations as bytes.
+struct Quantized<S: Simd> {
+    bytes: S::I,
+    scale: [f32; STRIPE / GROUP],
+}
+
+#[inline(always)]
+fn stripe<S: Simd>(s: S, x: &[f32; STRIPE]) -> Quantized<S> {
+    let (lanes, _) = x.as_chunks::<LANES>();
+    let v: [S::F; 4] = [s.load(&lanes[0]), s.load(&lanes[1]), s.load(&lanes[2]), s.load(&lanes[3])];
+    let mut scale = [0.0; 2];
+    let mut scaled = v;
+    for g in 0..2 {
+        let largest = s.max_lane(s.max(s.abs(v[2 * g]), s.abs(v[2 * g + 1])));
+        scale[g] = largest / 127.0;
+        // A subnormal scale has no finite inverse: such a group is zero next to anything else.
+        let inverse = if scale[g] >= f32::MIN_POSITIVE { 1.0 / scale[g] } else { 0.0 };
+        scaled[2 * g] = s.mul(v[2 * g], s.splat(inverse));
+        scaled[2 * g + 1] = s.mul(v[2 * g + 1], s.splat(inverse));
+    }
+    // Rounding in `scale` may carry the extreme to 127 + 1 ulp, which still rounds to 127.
+    Quantized { bytes: s.to_i8(scaled), scale }
+}
+
+/// Calls `f` for each stripe of `x`, the last one padded with zeros.
+#[inline(always)]
+fn for_stripes(x: &[f32], mut f: impl FnMut(usize, &[f32; STRIPE])) {
+    let (whole, tail) = x.as_chunks::<STRIPE>();
+    for (i, x) in whole.iter().enumerate() {
+        f(i, x);
+    }
+    if !tail.is_empty() {
+        let mut padded = [0.0; STRIPE];
+        padded[..tail.len()].copy_from_slice(tail);
+        f(whole.len(), &padded);
+    }
+}
+
+/// Quantizes one token into the layout of rows.
+pub(crate) struct QuantizeRow<'a> {
+    pub x: &'a [f32],
+    pub out: RowMut<'a>,
+}
+
+impl Kernel for QuantizeRow<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let QuantizeRow { x, out } = self;
+        let minus_one = s.splat_u8(255);
+        for_stripes(x, |i, x| {
+            let q = stripe(s, x);
+            s.store_bytes(q.bytes, &mut out.bytes[i]);
+            let sums = s.dot_signed(s.splat_i32(0), minus_one, q.bytes);
+            s.store_i32(sums, &mut out.sums[i]);
+            let (sums, _) = out.sums[i].as_chunks::<4>();
+            let scale = [q.scale[0], q.scale[0], q.scale[1], q.scale[1]];
+            out.quads[i] = [scale, std::array::from_fn(|j| scale[j] * -sums[j].iter().sum::<i32>() as f32)];
+        });
+    }
+}
+
+/// Quantizes up to `mt` tokens into one tile.
+pub(crate) struct QuantizeTile<'a> {
+    /// The tokens' activations; as many as the tile has valid tokens.
+    pub x: &'a [&'a [f32]],
+    pub mt: usize,
+    pub out: &'a mut [i32],
+}
+
+impl Kernel for QuantizeTile<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let QuantizeTile { x, mt, out } = self;
+        let group_words = TILE_WORDS * mt;
+        for t in 0..mt {
+            let Some(x) = x.get(t) else {
+                out.iter_mut().skip(t).step_by(mt).for_each(|w| *w = 0);
+                continue;
+            };
+            for_stripes(x, |i, x| {
+                let q = stripe(s, x);
+                let mut words = [0; LANES];
+                s.store_i32(q.bytes, &mut words);
+                for g in 0..STRIPE / GROUP {
+                    let out = &mut out[(i * (STRIPE / GROUP) + g) * group_words..][..group_words];
+                    for (w, &word) in words[8 * g..8 * g + 8].iter().enumerate() {
+                        out[w * mt + t] = word;
+                    }
+                    for half in 0..2 {
+                        let words = &words[8 * g + 4 * half..][..4];
+                        let sum: i32 =
+                            words.iter().flat_map(|w| w.to_le_bytes()).map(|b| i32::from(b as i8)).sum();
+                        out[(8 + half) * mt + t] = -sum;
+                    }
+                    out[10 * mt + t] = q.scale[g].to_bits() as i32;
+                }
+            });
+        }
+    }
+}

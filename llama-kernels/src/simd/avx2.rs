@@ -1,0 +1,346 @@
+//! AVX2 with FMA and F16C: every x86-64 laptop since 2013.
+
+use super::{Kernel, LANES, STRIPE, Simd};
+use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::ops::gemm;
+use core::arch::x86_64::*;
+
+/// The CPU has AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2(());
+
+/// Evaluates intrinsics. Every use is in a method of `Avx2`, whose value is the proof.
+macro_rules! avx2 {
+    ($($body:tt)*) => {
+        // SAFETY: an `Avx2` exists, so `new` has found the features that these intrinsics need;
+        // memory is accessed through references to arrays of the accessed size only.
+        unsafe { $($body)* }
+    };
+}
+
+/// Applies an operation to both physical registers of a logical one.
+macro_rules! both {
+    ($f:ident, $($v:expr),*) => { avx2! { [$f($($v[0]),*), $f($($v[1]),*)] } };
+}
+
+impl Avx2 {
+    /// Halves onto halves, to one register of four lanes.
+    #[inline(always)]
+    fn fold4(
+        self,
+        a: [__m256; 2],
+        f8: impl Fn(__m256, __m256) -> __m256,
+        f4: impl Fn(__m128, __m128) -> __m128,
+    ) -> __m128 {
+        let a = f8(a[0], a[1]);
+        avx2! { f4(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a)) }
+    }
+
+    /// Sums of four adjacent byte products, `w` unsigned.
+    #[inline(always)]
+    fn dot32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        avx2! { _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))) }
+    }
+
+    /// Sixteen floats to 32-bit integers, saturated to 16 bits, in the order that `packs` leaves.
+    #[inline(always)]
+    fn to_i16(self, x: [__m256; 2]) -> __m256i {
+        avx2! { _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1])) }
+    }
+}
+
+// SAFETY: `new` checks exactly the features that `run` enables.
+unsafe impl Simd for Avx2 {
+    type F = [__m256; 2];
+    type I = [__m256i; 2];
+    type Q = __m128;
+
+    const NAME: &'static str = "avx2";
+    const INTEGER_TILE: usize = 3;
+
+    fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c"))
+        .then_some(Avx2(()))
+    }
+
+    fn run<K: Kernel>(self, kernel: K) -> K::Out {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn with_features<K: Kernel>(s: Avx2, kernel: K) -> K::Out {
+            kernel.call(s)
+        }
+        // SAFETY: `self` exists, so `new` has found the three features.
+        unsafe { with_features(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
+        gemm::integer::<Self, B, 3>(self, job);
+    }
+    #[inline(always)]
+    fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
+        gemm::float::<Self, B, 6>(self, job);
+    }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: a prefetch has no effect but on caches, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        avx2! { [_mm256_set1_ps(x); 2] }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        avx2! { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
+    }
+    #[inline(always)]
+    fn store(self, v: Self::F, out: &mut [f32; LANES]) {
+        avx2! {
+            _mm256_storeu_ps(out.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_add_ps, a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_sub_ps, a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_mul_ps, a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_div_ps, a, b)
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        both!(_mm256_fmadd_ps, a, b, c)
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_max_ps, a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_min_ps, a, b)
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::F) -> Self::F {
+        let sign = avx2! { [_mm256_set1_ps(-0.0); 2] };
+        both!(_mm256_andnot_ps, sign, a)
+    }
+    #[inline(always)]
+    fn swap_pairs(self, a: Self::F) -> Self::F {
+        avx2! { a.map(|a| _mm256_permute_ps::<0b10_11_00_01>(a)) }
+    }
+    #[inline(always)]
+    fn sum(self, a: Self::F) -> f32 {
+        avx2! {
+            let a = self.fold4(a, |a, b| _mm256_add_ps(a, b), |a, b| _mm_add_ps(a, b));
+            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
+        }
+    }
+    #[inline(always)]
+    fn max_lane(self, a: Self::F) -> f32 {
+        avx2! {
+            let a = self.fold4(a, |a, b| _mm256_max_ps(a, b), |a, b| _mm_max_ps(a, b));
+            let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)))
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::F {
+        avx2! {
+            let p = x.as_ptr().cast::<__m128i>();
+            [_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128(p.add(1)))]
+        }
+    }
+    #[inline(always)]
+    fn store_f16(self, v: Self::F, out: &mut [u8; 2 * LANES]) {
+        avx2! {
+            let p = out.as_mut_ptr().cast::<__m128i>();
+            _mm_storeu_si128(p, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]));
+            _mm_storeu_si128(p.add(1), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]));
+        }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::F {
+        avx2! {
+            let p = x.as_ptr().cast::<__m128i>();
+            [p, p.add(1)].map(|p| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)))))
+        }
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> Self::I {
+        avx2! { [_mm256_set1_epi32(x); 2] }
+    }
+    #[inline(always)]
+    fn add_i32(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_add_epi32, a, b)
+    }
+    #[inline(always)]
+    fn shl_i32(self, a: Self::I, count: u32) -> Self::I {
+        avx2! { a.map(|a| _mm256_sll_epi32(a, _mm_cvtsi32_si128(count as i32))) }
+    }
+    #[inline(always)]
+    fn to_f32(self, a: Self::I) -> Self::F {
+        both!(_mm256_cvtepi32_ps, a)
+    }
+    #[inline(always)]
+    fn to_i32(self, a: Self::F) -> Self::I {
+        both!(_mm256_cvtps_epi32, a)
+    }
+    #[inline(always)]
+    fn load_i32(self, x: &[i32; LANES]) -> Self::I {
+        avx2! {
+            let p = x.as_ptr().cast::<__m256i>();
+            [_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1))]
+        }
+    }
+    #[inline(always)]
+    fn store_i32(self, v: Self::I, out: &mut [i32; LANES]) {
+        avx2! {
+            let p = out.as_mut_ptr().cast::<__m256i>();
+            _mm256_storeu_si256(p, v[0]);
+            _mm256_storeu_si256(p.add(1), v[1]);
+        }
+    }
+    #[inline(always)]
+    fn bit_cast(self, a: Self::I) -> Self::F {
+        both!(_mm256_castsi256_ps, a)
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, x: &[u8; STRIPE]) -> Self::I {
+        avx2! {
+            let p = x.as_ptr().cast::<__m256i>();
+            [_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1))]
+        }
+    }
+    #[inline(always)]
+    fn store_bytes(self, v: Self::I, out: &mut [u8; STRIPE]) {
+        avx2! {
+            let p = out.as_mut_ptr().cast::<__m256i>();
+            _mm256_storeu_si256(p, v[0]);
+            _mm256_storeu_si256(p.add(1), v[1]);
+        }
+    }
+    #[inline(always)]
+    fn splat_u8(self, x: u8) -> Self::I {
+        avx2! { [_mm256_set1_epi8(x as i8); 2] }
+    }
+    #[inline(always)]
+    fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I {
+        avx2! {
+            let shift = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
+            [a, b].map(|x| {
+                let twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast()));
+                _mm256_and_si256(_mm256_srlv_epi32(twice, shift), _mm256_set1_epi8(15))
+            })
+        }
+    }
+    #[inline(always)]
+    fn halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::I {
+        avx2! { [_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast())] }
+    }
+    #[inline(always)]
+    fn to_i8(self, x: [Self::F; 4]) -> Self::I {
+        avx2! {
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); // undoes the lane-wise packing
+            [[x[0], x[1]], [x[2], x[3]]].map(|[a, b]| {
+                _mm256_permutevar8x32_epi32(_mm256_packs_epi16(self.to_i16(a), self.to_i16(b)), order)
+            })
+        }
+    }
+    #[inline(always)]
+    fn dot_unsigned(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        [self.dot32(acc[0], w[0], x[0]), self.dot32(acc[1], w[1], x[1])]
+    }
+    /// The sign of `w` moves over to `x`: `vpmaddubsw` wants one side unsigned.
+    #[inline(always)]
+    fn dot_signed(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        self.dot_unsigned(acc, both!(_mm256_abs_epi8, w), both!(_mm256_sign_epi8, x, w))
+    }
+
+    #[inline(always)]
+    fn load_quad(self, x: &[f32; 4]) -> Self::Q {
+        avx2! { _mm_loadu_ps(x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store_quad(self, v: Self::Q, out: &mut [f32; 4]) {
+        avx2! { _mm_storeu_ps(out.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q {
+        let both = i32::from_le_bytes([a[0], a[1], b[0], b[1]]);
+        avx2! {
+            let both = _mm_cvtsi32_si128(both);
+            _mm_cvtph_ps(_mm_unpacklo_epi16(both, both))
+        }
+    }
+    #[inline(always)]
+    fn mul_quad(self, a: Self::Q, b: Self::Q) -> Self::Q {
+        avx2! { _mm_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma_quad(self, a: Self::Q, b: Self::Q, c: Self::Q) -> Self::Q {
+        avx2! { _mm_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn sum_quad(self, a: Self::Q) -> f32 {
+        avx2! {
+            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
+        }
+    }
+    #[inline(always)]
+    fn spread(self, a: Self::Q) -> Self::F {
+        avx2! {
+            let a = _mm256_castps128_ps256(a);
+            [
+                _mm256_permutevar8x32_ps(a, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)),
+                _mm256_permutevar8x32_ps(a, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3)),
+            ]
+        }
+    }
+
+    /// Small weights leave room in 16 bits: several `vpmaddubsw` are added before one `vpmaddwd` widens.
+    #[inline(always)]
+    fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
+        self,
+        w: &[[u8; STRIPE]; QUADS],
+        x: &[[i32; MT]; QUADS],
+    ) -> [Self::I; MT] {
+        let headroom = if L::BITS < 8 { (32767 / (2 * 127 * ((1 << L::BITS) - 1))) as usize } else { 1 };
+        let mut acc = [self.splat_i32(0); MT];
+        let mut narrow = acc;
+        for (i, (w, x)) in w.iter().zip(x).enumerate() {
+            let w = self.load_bytes(w);
+            for t in 0..MT {
+                let x = self.splat_i32(x[t]);
+                if L::BITS == 8 {
+                    acc[t] = self.dot_signed(acc[t], w, x);
+                    continue;
+                }
+                let products = both!(_mm256_maddubs_epi16, w, x);
+                narrow[t] =
+                    if i % headroom == 0 { products } else { both!(_mm256_add_epi16, narrow[t], products) };
+                if (i + 1) % headroom == 0 || i + 1 == QUADS {
+                    let ones = avx2! { [_mm256_set1_epi16(1); 2] };
+                    acc[t] = self.add_i32(acc[t], both!(_mm256_madd_epi16, narrow[t], ones));
+                }
+            }
+        }
+        acc
+    }
+}

@@ -1,0 +1,196 @@
+//! Instruction sets: one file each, one vocabulary.
+//!
+//! Every kernel is written once, over logical registers of the same size on every machine:
+//!
+//! | type      | holds                                        | AVX-512 | AVX2  | NEON  |
+//! |-----------|----------------------------------------------|---------|-------|-------|
+//! | [`Simd::F`] | 16 floats                                  | 1 zmm   | 2 ymm | 4 q   |
+//! | [`Simd::I`] | 64 bytes of integers: one stripe of weights| 1 zmm   | 2 ymm | 4 q   |
+//! | [`Simd::Q`] | 4 floats: one for each 16 weights of a stripe | 1 xmm | 1 xmm | 1 q   |
+//!
+//! A fixed logical width, rather than the width of a physical register, is what makes a format
+//! one file: its `unpack` names lanes and bytes, never an ISA's width. The order of summation is
+//! then the same everywhere too. A physical register less than 64 bytes wide costs nothing, since
+//! a logical register is just an unrolled pair or quadruple.
+//!
+//! A value of a type that implements [`Simd`] is a proof: [`Simd::new`] returns it only on a CPU
+//! that has every feature that [`Simd::run`] enables. Methods are `#[inline(always)]` and become
+//! part of the function that `run` compiles with those features; calling them outside of `run` is
+//! correct but slow.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+pub(crate) mod exp;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+pub use avx2::Avx2;
+pub use scalar::Scalar;
+
+use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::ops::gemm;
+
+/// Lanes of [`Simd::F`].
+pub const LANES: usize = 16;
+
+/// Weights in a stripe: the bytes of [`Simd::I`].
+pub const STRIPE: usize = 64;
+
+/// Work to be done with some instruction set: a closure that is generic over it.
+pub trait Kernel {
+    /// What the work yields.
+    type Out;
+    /// Does the work. Mark the implementation `#[inline(always)]`.
+    fn call<S: Simd>(self, s: S) -> Self::Out;
+}
+
+/// A token that proves that this CPU has an instruction set, and the operations it offers.
+///
+/// The operations come first; the kernels that an ISA may replace are the defaulted methods at the end.
+///
+/// # Safety
+/// A value is obtainable only if the CPU supports every feature that [`run`](Self::run) enables.
+pub unsafe trait Simd: Copy + Send + Sync + 'static {
+    /// Sixteen `f32` lanes.
+    type F: Copy;
+    /// Sixty-four bytes of integers: `i8`/`u8` lanes, or sixteen `i32` lanes.
+    type I: Copy;
+    /// Four `f32` lanes, one for each quarter of a stripe.
+    type Q: Copy;
+
+    /// The name that `--isa` takes.
+    const NAME: &'static str;
+
+    /// The token, if this CPU has the features.
+    fn new() -> Option<Self>;
+
+    /// Compiles `kernel` with the ISA's features and runs it: the one place where they are listed.
+    fn run<K: Kernel>(self, kernel: K) -> K::Out;
+
+    /// Asks for the cache line at `p`, which need not be mapped.
+    #[inline(always)]
+    fn prefetch(self, _p: *const u8) {}
+
+    // Sixteen floats.
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F;
+    /// Sixteen floats from memory.
+    fn load(self, x: &[f32; LANES]) -> Self::F;
+    /// Sixteen floats to memory.
+    fn store(self, v: Self::F, out: &mut [f32; LANES]);
+    /// `a + b`
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a - b`
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b`
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, in one rounding where the ISA has it.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger of each pair; `b` if either is no number.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller of each pair; `b` if either is no number.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Absolute values.
+    fn abs(self, a: Self::F) -> Self::F;
+    /// The neighbours of each adjacent pair exchanged: lanes 1, 0, 3, 2, ...
+    fn swap_pairs(self, a: Self::F) -> Self::F;
+    /// The sum of the lanes: halves are added to halves.
+    fn sum(self, a: Self::F) -> f32;
+    /// The largest lane.
+    fn max_lane(self, a: Self::F) -> f32;
+    /// Sixteen half-precision numbers, little-endian.
+    fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::F;
+    /// Rounds to half precision, to nearest even.
+    fn store_f16(self, v: Self::F, out: &mut [u8; 2 * LANES]);
+    /// Sixteen bfloat16 numbers, little-endian.
+    fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::F;
+
+    // Sixteen 32-bit integers.
+
+    /// All sixteen `i32` lanes `x`.
+    fn splat_i32(self, x: i32) -> Self::I;
+    /// `a + b` in 32-bit lanes, wrapping.
+    fn add_i32(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Each 32-bit lane shifted left by `count` (0..=31).
+    fn shl_i32(self, a: Self::I, count: u32) -> Self::I;
+    /// 32-bit lanes to floats.
+    fn to_f32(self, a: Self::I) -> Self::F;
+    /// Floats to 32-bit lanes, to nearest even. The lanes must be in the range of `i32`.
+    fn to_i32(self, a: Self::F) -> Self::I;
+    /// Sixteen integers from memory.
+    fn load_i32(self, x: &[i32; LANES]) -> Self::I;
+    /// Sixteen integers to memory.
+    fn store_i32(self, v: Self::I, out: &mut [i32; LANES]);
+    /// The floats with these bits.
+    fn bit_cast(self, a: Self::I) -> Self::F;
+
+    // Sixty-four bytes.
+
+    /// A stripe from memory.
+    fn load_bytes(self, x: &[u8; STRIPE]) -> Self::I;
+    /// A stripe to memory.
+    fn store_bytes(self, v: Self::I, out: &mut [u8; STRIPE]);
+    /// All bytes `x`.
+    fn splat_u8(self, x: u8) -> Self::I;
+    /// Two groups of sixteen bytes, each as thirty-two nibbles: the low nibbles of `a`, its high ones, then `b`'s.
+    fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I;
+    /// Two halves of a stripe.
+    fn halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::I;
+    /// Rounds 64 floats to bytes, to nearest even. The lanes must be in -128..=127.
+    fn to_i8(self, x: [Self::F; 4]) -> Self::I;
+    /// `acc` plus, in each 32-bit lane, the sum of its four byte products. Bytes of `w` are in 0..=63.
+    fn dot_unsigned(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    /// The same with signed bytes in `w`. Bytes of `x` are in -127..=127.
+    fn dot_signed(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+
+    // Four floats.
+
+    /// Four floats from memory.
+    fn load_quad(self, x: &[f32; 4]) -> Self::Q;
+    /// Four floats to memory.
+    fn store_quad(self, v: Self::Q, out: &mut [f32; 4]);
+    /// Two half-precision numbers as `a, a, b, b`.
+    fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q;
+    /// `a * b`
+    fn mul_quad(self, a: Self::Q, b: Self::Q) -> Self::Q;
+    /// `a * b + c`
+    fn fma_quad(self, a: Self::Q, b: Self::Q, c: Self::Q) -> Self::Q;
+    /// The sum of the lanes.
+    fn sum_quad(self, a: Self::Q) -> f32;
+    /// Each of the four repeated four times.
+    fn spread(self, a: Self::Q) -> Self::F;
+
+    // The parts of kernels that an ISA may do its own way.
+
+    /// The dot products of `QUADS` x 4 weights of sixteen rows with the activations of `MT` tokens.
+    ///
+    /// `w[q]` holds four bytes of each of the sixteen rows, `x[q][t]` the same four columns of token `t`.
+    #[inline(always)]
+    fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
+        self,
+        w: &[[u8; STRIPE]; QUADS],
+        x: &[[i32; MT]; QUADS],
+    ) -> [Self::I; MT] {
+        let mut acc = [self.splat_i32(0); MT];
+        for (w, x) in w.iter().zip(x) {
+            let w = self.load_bytes(w);
+            for (acc, &x) in acc.iter_mut().zip(x) {
+                let x = self.splat_i32(x);
+                *acc = if L::BITS < 8 { self.dot_unsigned(*acc, w, x) } else { self.dot_signed(*acc, w, x) };
+            }
+        }
+        acc
+    }
+
+    /// Tokens in one tile of the integer engine: as many as the registers hold.
+    const INTEGER_TILE: usize;
+
+    /// The integer engine with this ISA's tile.
+    fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>);
+
+    /// The float engine with this ISA's tile.
+    fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>);
+}

@@ -1,0 +1,232 @@
+//! Plain Rust: the definition of every operation, and what runs where nothing better exists.
+
+use super::{Kernel, LANES, STRIPE, Simd};
+use crate::format::{FloatBlock, IntegerBlock};
+use crate::ops::gemm;
+use half::{bf16, f16};
+use std::array::from_fn;
+
+/// No instruction set in particular.
+#[derive(Clone, Copy, Debug)]
+pub struct Scalar;
+
+/// The bytes of a 32-bit lane.
+fn bytes(lane: i32) -> [u8; 4] {
+    lane.to_le_bytes()
+}
+
+/// Adds halves to halves until one lane is left.
+fn fold(mut x: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut n = LANES;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            x[i] = f(x[i], x[i + n]);
+        }
+    }
+    x[0]
+}
+
+// SAFETY: `run` enables nothing.
+unsafe impl Simd for Scalar {
+    type F = [f32; LANES];
+    type I = [i32; LANES];
+    type Q = [f32; 4];
+
+    const NAME: &'static str = "scalar";
+    const INTEGER_TILE: usize = 4;
+
+    fn new() -> Option<Self> {
+        Some(Scalar)
+    }
+
+    fn run<K: Kernel>(self, kernel: K) -> K::Out {
+        kernel.call(self)
+    }
+
+    fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
+        gemm::integer::<Self, B, 4>(self, job);
+    }
+    fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
+        gemm::float::<Self, B, 2>(self, job);
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        *x
+    }
+    #[inline(always)]
+    fn store(self, v: Self::F, out: &mut [f32; LANES]) {
+        *out = v;
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::F) -> Self::F {
+        a.map(f32::abs)
+    }
+    #[inline(always)]
+    fn swap_pairs(self, a: Self::F) -> Self::F {
+        from_fn(|i| a[i ^ 1])
+    }
+    #[inline(always)]
+    fn sum(self, a: Self::F) -> f32 {
+        fold(a, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn max_lane(self, a: Self::F) -> f32 {
+        fold(a, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::F {
+        from_fn(|i| f16::from_le_bytes([x[2 * i], x[2 * i + 1]]).to_f32())
+    }
+    #[inline(always)]
+    fn store_f16(self, v: Self::F, out: &mut [u8; 2 * LANES]) {
+        for (v, out) in v.iter().zip(out.as_chunks_mut::<2>().0) {
+            *out = f16::from_f32(*v).to_le_bytes();
+        }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::F {
+        from_fn(|i| bf16::from_le_bytes([x[2 * i], x[2 * i + 1]]).to_f32())
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> Self::I {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn add_i32(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    fn shl_i32(self, a: Self::I, count: u32) -> Self::I {
+        a.map(|a| a << count)
+    }
+    #[inline(always)]
+    fn to_f32(self, a: Self::I) -> Self::F {
+        a.map(|a| a as f32)
+    }
+    #[inline(always)]
+    fn to_i32(self, a: Self::F) -> Self::I {
+        a.map(|a| a.round_ties_even() as i32)
+    }
+    #[inline(always)]
+    fn load_i32(self, x: &[i32; LANES]) -> Self::I {
+        *x
+    }
+    #[inline(always)]
+    fn store_i32(self, v: Self::I, out: &mut [i32; LANES]) {
+        *out = v;
+    }
+    #[inline(always)]
+    fn bit_cast(self, a: Self::I) -> Self::F {
+        a.map(|a| f32::from_bits(a as u32))
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, x: &[u8; STRIPE]) -> Self::I {
+        from_fn(|i| i32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]]))
+    }
+    #[inline(always)]
+    fn store_bytes(self, v: Self::I, out: &mut [u8; STRIPE]) {
+        for (v, out) in v.iter().zip(out.as_chunks_mut::<4>().0) {
+            *out = v.to_le_bytes();
+        }
+    }
+    #[inline(always)]
+    fn splat_u8(self, x: u8) -> Self::I {
+        [i32::from_le_bytes([x; 4]); LANES]
+    }
+    #[inline(always)]
+    fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I {
+        let byte = |i: usize| {
+            let x = if i < 32 { a[i % 16] } else { b[i % 16] };
+            if i % 32 < 16 { x & 15 } else { x >> 4 }
+        };
+        self.load_bytes(&from_fn(byte))
+    }
+    #[inline(always)]
+    fn halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::I {
+        self.load_bytes(&from_fn(|i| if i < 32 { a[i] } else { b[i - 32] }))
+    }
+    #[inline(always)]
+    fn to_i8(self, x: [Self::F; 4]) -> Self::I {
+        self.load_bytes(&from_fn(|i| x[i / LANES][i % LANES].round_ties_even() as i8 as u8))
+    }
+    #[inline(always)]
+    fn dot_unsigned(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        from_fn(|i| {
+            let (w, x) = (bytes(w[i]), bytes(x[i]));
+            (0..4).fold(acc[i], |acc, j| acc + i32::from(w[j]) * i32::from(x[j] as i8))
+        })
+    }
+    #[inline(always)]
+    fn dot_signed(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        from_fn(|i| {
+            let (w, x) = (bytes(w[i]), bytes(x[i]));
+            (0..4).fold(acc[i], |acc, j| acc + i32::from(w[j] as i8) * i32::from(x[j] as i8))
+        })
+    }
+
+    #[inline(always)]
+    fn load_quad(self, x: &[f32; 4]) -> Self::Q {
+        *x
+    }
+    #[inline(always)]
+    fn store_quad(self, v: Self::Q, out: &mut [f32; 4]) {
+        *out = v;
+    }
+    #[inline(always)]
+    fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q {
+        let (a, b) = (f16::from_le_bytes(a).to_f32(), f16::from_le_bytes(b).to_f32());
+        [a, a, b, b]
+    }
+    #[inline(always)]
+    fn mul_quad(self, a: Self::Q, b: Self::Q) -> Self::Q {
+        from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn fma_quad(self, a: Self::Q, b: Self::Q, c: Self::Q) -> Self::Q {
+        from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn sum_quad(self, a: Self::Q) -> f32 {
+        (a[0] + a[2]) + (a[1] + a[3])
+    }
+    #[inline(always)]
+    fn spread(self, a: Self::Q) -> Self::F {
+        from_fn(|i| a[i / 4])
+    }
+}

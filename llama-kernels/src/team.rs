@@ -1,0 +1,261 @@
+//! Threads: a private rayon pool, captured once per forward and split many times.
+//!
+//! A fork-join per matrix product costs 3 to 30 microseconds, a few hundred times per token. So a
+//! [`Pool::region`] is one rayon `broadcast`: worker 0 runs the caller's closure as plain sequential
+//! code, and the others serve its [`Team::split`]s, which cost a fraction of a microsecond. Waiting is a
+//! short bounded spin, then `yield_now`, so that a busy machine is left to others.
+//!
+//! Pieces are claimed from a shared counter: a slow core takes fewer of them. Which worker computes a
+//! piece never changes its result.
+
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Turns of the spin loop before a waiting thread yields: some ten microseconds.
+const SPINS: u32 = 256;
+
+/// The threads of one `Cpu`.
+pub(crate) struct Pool {
+    /// None with one thread, when the caller's own does the work.
+    rayon: Option<ThreadPool>,
+    threads: usize,
+    /// Regions take turns.
+    turn: Mutex<()>,
+}
+
+/// Locks, also after a panic elsewhere: what these mutexes guard is valid at every moment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    pub(crate) fn new(threads: usize) -> Result<Pool, ThreadPoolBuildError> {
+        let rayon = if threads > 1 {
+            let name = |i| format!("llama-{i}");
+            Some(ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build()?)
+        } else {
+            None
+        };
+        Ok(Pool { rayon, threads: threads.max(1), turn: Mutex::new(()) })
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs `graph` with all of the pool's threads at its service.
+    ///
+    /// # Panics
+    /// If `graph` or one of its pieces does: the other threads are released first.
+    pub(crate) fn region<R: Send>(&self, graph: impl FnOnce(&Team) -> R + Send) -> R {
+        let _turn = lock(&self.turn);
+        let team = Team::new(self.threads);
+        let Some(rayon) = &self.rayon else { return graph(&team) };
+        let graph = Mutex::new(Some(graph));
+        let result = Mutex::new(None);
+        rayon.broadcast(|worker| {
+            if worker.index() > 0 {
+                return team.serve(worker.index());
+            }
+            let _dismiss = Dismiss(&team);
+            if let Some(graph) = lock(&graph).take() {
+                let value = graph(&team);
+                *lock(&result) = Some(value);
+            }
+        });
+        result.into_inner().unwrap_or_else(PoisonError::into_inner).expect("worker 0 has run the graph")
+    }
+}
+
+/// Sends the serving workers home, also when the graph panics.
+struct Dismiss<'a>(&'a Team);
+
+impl Drop for Dismiss<'_> {
+    fn drop(&mut self) {
+        self.0.done.store(true, Ordering::Release);
+    }
+}
+
+/// What the workers are to do: a function of the worker and the piece.
+type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+/// A value on a cache line of its own.
+#[repr(align(128))]
+struct Line<T>(T);
+
+/// The workers of one region.
+pub(crate) struct Team {
+    threads: usize,
+    /// Bumped when work is published.
+    epoch: Line<AtomicUsize>,
+    /// The next piece to be claimed.
+    next: Line<AtomicUsize>,
+    /// Workers that have not finished this epoch's work.
+    busy: Line<AtomicUsize>,
+    done: AtomicBool,
+    work: Mutex<Option<(&'static Work<'static>, usize)>>,
+    /// The first panic of a piece.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Team {
+    fn new(threads: usize) -> Team {
+        Team {
+            threads,
+            epoch: Line(AtomicUsize::new(0)),
+            next: Line(AtomicUsize::new(0)),
+            busy: Line(AtomicUsize::new(0)),
+            done: AtomicBool::new(false),
+            work: Mutex::new(None),
+            panic: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Calls `work(worker, piece)` once for each piece in `0..pieces`, on all workers, and returns when
+    /// all are done. Only the region's own thread calls it.
+    ///
+    /// # Panics
+    /// If a piece does, after all workers have stopped.
+    pub(crate) fn split(&self, pieces: usize, work: &Work<'_>) {
+        if self.threads == 1 || pieces <= 1 {
+            return (0..pieces).for_each(|piece| work(0, piece));
+        }
+        // SAFETY: the lifetime is erased only until `wait` is dropped, at the end of this function or
+        // while it unwinds: its drop returns when no worker can call `work` any more.
+        let erased = unsafe { std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
+        *lock(&self.work) = Some((erased, pieces));
+        self.next.0.store(0, Ordering::Relaxed);
+        self.busy.0.store(self.threads - 1, Ordering::Relaxed);
+        self.epoch.0.fetch_add(1, Ordering::Release);
+        let wait = Wait(self);
+        self.claim(0, work, pieces);
+        drop(wait);
+        if let Some(panic) = lock(&self.panic).take() {
+            resume_unwind(panic);
+        }
+    }
+
+    fn claim(&self, worker: usize, work: &Work<'_>, pieces: usize) {
+        loop {
+            let piece = self.next.0.fetch_add(1, Ordering::Relaxed);
+            if piece >= pieces {
+                return;
+            }
+            work(worker, piece);
+        }
+    }
+
+    /// The life of every worker but the first.
+    fn serve(&self, worker: usize) {
+        let mut seen = 0;
+        loop {
+            wait_until(|| self.epoch.0.load(Ordering::Acquire) != seen || self.done.load(Ordering::Acquire));
+            let epoch = self.epoch.0.load(Ordering::Acquire);
+            if epoch == seen {
+                return;
+            }
+            seen = epoch;
+            let work = *lock(&self.work);
+            if let Some((work, pieces)) = work
+                && let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.claim(worker, work, pieces)))
+            {
+                self.next.0.store(pieces, Ordering::Relaxed);
+                lock(&self.panic).get_or_insert(panic);
+            }
+            self.busy.0.fetch_sub(1, Ordering::Release);
+        }
+    }
+}
+
+/// Returns from its drop when no worker is busy.
+struct Wait<'a>(&'a Team);
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let team = self.0;
+        if std::thread::panicking() {
+            team.next.0.store(usize::MAX / 2, Ordering::Relaxed); // claim nothing more
+        }
+        wait_until(|| team.busy.0.load(Ordering::Acquire) == 0);
+        *lock(&team.work) = None;
+    }
+}
+
+fn wait_until(ready: impl Fn() -> bool) {
+    for _ in 0..SPINS {
+        if ready() {
+            return;
+        }
+        std::hint::spin_loop();
+    }
+    while !ready() {
+        // Never a rayon call: that could run another session's region on this worker.
+        std::thread::yield_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_piece_is_done_once() {
+        for threads in [1, 2, 5] {
+            let pool = Pool::new(threads).unwrap();
+            for pieces in [0, 1, 2, 7, 1000] {
+                let counts: Vec<AtomicUsize> = (0..pieces).map(|_| AtomicUsize::new(0)).collect();
+                pool.region(|team| {
+                    for _ in 0..50 {
+                        team.split(pieces, &|_, i| {
+                            counts[i].fetch_add(1, Ordering::Relaxed);
+                        });
+                    }
+                });
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 50));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_piece_reaches_the_caller_and_the_pool_lives_on() {
+        for threads in [1, 3] {
+            let pool = Pool::new(threads).unwrap();
+            for bad in [0, 1, 63] {
+                let caught = catch_unwind(AssertUnwindSafe(|| {
+                    pool.region(|team| team.split(64, &|_, i| assert!(i != bad, "piece {bad}")));
+                }));
+                assert!(caught.is_err());
+            }
+            let caught = catch_unwind(AssertUnwindSafe(|| pool.region(|_| panic!("graph"))));
+            assert!(caught.is_err());
+            assert_eq!(pool.region(|team| team.threads()), threads);
+        }
+    }
+
+    #[test]
+    fn two_callers_take_turns() {
+        let pool = Pool::new(2).unwrap();
+        let sum = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        pool.region(|team| {
+                            team.split(10, &|_, i| {
+                                sum.fetch_add(i, Ordering::Relaxed);
+                            });
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(sum.into_inner(), 4 * 20 * 45);
+    }
+}
