@@ -6,7 +6,7 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llama_core::synth::Shape;
-use llama_kernels::Format;
+use llama_kernels::{Cpu, Format};
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -116,7 +116,7 @@ pub(crate) struct Sampling {
 #[derive(Args)]
 pub(crate) struct Compute {
     /// Threads [default: the physical cores that this process may use]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=Cpu::MAX_THREADS as i64))]
     pub(crate) threads: Option<u16>,
     /// Instruction set [default: the best that this machine has]
     #[arg(long, value_name = "NAME")]
