@@ -32,6 +32,17 @@ const MAX_DIMS: usize = 4;
 ///
 /// Keys and tensor names are UTF-8, at most 256 bytes, without control characters, and unique.
 /// String values are bytes; the getters of text check them.
+///
+/// ```no_run
+/// use llama_core::gguf::Gguf;
+///
+/// let gguf = Gguf::read("model.gguf")?;
+/// for (key, value) in gguf.metadata() {
+///     println!("{key} = {value}");
+/// }
+/// println!("{} layers", gguf.u32("llama.block_count")?);
+/// # Ok::<(), llama_core::Error>(())
+/// ```
 pub struct Gguf {
     version: u32,
     /// One, or all parts of a split file in order.

@@ -4,6 +4,9 @@ use super::*;
 use std::collections::HashMap;
 use std::io::Write;
 
+/// A name and what it holds.
+type File = (String, Vec<u8>);
+
 /// Opens a file that exists in memory only.
 pub(crate) fn from_bytes(bytes: Vec<u8>) -> Result<Gguf> {
     open_first(&[("model.gguf".into(), bytes)])
@@ -21,7 +24,7 @@ pub(crate) fn complete(header: &Writer) -> Vec<u8> {
 }
 
 /// Opens the first of some files in memory.
-fn open_first(files: &[(String, Vec<u8>)]) -> Result<Gguf> {
+fn open_first(files: &[File]) -> Result<Gguf> {
     let by_name: HashMap<_, _> = files.iter().map(|(name, bytes)| (Path::new(name), bytes)).collect();
     read::open(Path::new(&files[0].0), |path| match by_name.get(path) {
         Some(bytes) => Ok(Map::Owned(bytes.to_vec())),
@@ -85,6 +88,13 @@ fn what_is_written_is_read() {
     assert!(matrix.offset().is_multiple_of(32));
     assert_eq!(matrix.data()[..], file[matrix.offset()..][..108]);
     assert!(gguf.tensor("matri").is_none());
+
+    // Version 2 differs from 3 in its number alone.
+    let mut file = file;
+    file[4] = 2;
+    let second = from_bytes(file).unwrap();
+    assert_eq!(second.version(), 2);
+    assert!(second.metadata().eq(gguf.metadata()));
 }
 
 #[test]
@@ -152,7 +162,7 @@ fn version_1_has_short_lengths() {
 }
 
 /// Parts of a file, one tensor each.
-fn parts(count: u16) -> Vec<(String, Vec<u8>)> {
+fn parts(count: u16) -> Vec<File> {
     let part = |i: u16| {
         let mut header = Writer::new();
         header.set("split.no", i);
@@ -178,7 +188,7 @@ fn split_files_load_from_the_first_part() {
 
 #[test]
 fn broken_splits_say_what_is_wrong() {
-    let open = |change: &dyn Fn(&mut Vec<(String, Vec<u8>)>)| {
+    let open = |change: &dyn Fn(&mut Vec<File>)| {
         let mut files = parts(3);
         change(&mut files);
         message(open_first(&files))

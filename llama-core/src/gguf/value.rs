@@ -357,7 +357,11 @@ impl fmt::Display for Value<'_> {
             Value::Array(array) => {
                 write!(f, "[")?;
                 for (i, value) in array.iter().take(SHOWN_ELEMENTS).enumerate() {
-                    write!(f, "{}{value}", if i == 0 { "" } else { ", " })?;
+                    write!(f, "{}", if i == 0 { "" } else { ", " })?;
+                    match value {
+                        Value::Array(inner) => write!(f, "[{} of {}]", inner.len, inner.kind)?,
+                        value => value.fmt(f)?,
+                    }
                 }
                 if array.len > SHOWN_ELEMENTS {
                     write!(f, ", … ({} in all)", array.len)?;
@@ -396,6 +400,8 @@ mod tests {
         assert_eq!(Value::from(&("x".to_owned() + &long)).to_string(), format!("\"x{}\"…", "ä".repeat(31)));
         assert_eq!(Value::from(&b"a\xffb"[..]).to_string(), "\"a\u{fffd}b\"");
         assert_eq!(Value::from(&pieces).to_string(), r#"["<unk>", "\n", "a", "b", … (5 in all)]"#);
+        let nested: ArrayBuf = [&pieces].into_iter().collect();
+        assert_eq!(Value::from(&nested).to_string(), "[[5 of string]]");
         assert_eq!(Value::F32(1e-5).to_string(), "0.00001");
     }
 
