@@ -252,7 +252,7 @@ pub fn swiglu(gate: &Answer, up: &Answer) -> Answer {
 }
 
 /// Causal attention over keys and values given exactly as the cache holds them (already rounded to
-/// f16, say). Scores are inner products, scaled; each weight then carries [`weight_error`]; the sums
+/// f16, say). Scores are inner products, scaled; each weight then carries a softmax's error; the sums
 /// of weights and of weighted values have no order and up to `n` rescalings.
 pub fn attention(q: &[f32], k: &[f32], v: &[f32], heads: Heads) -> Answer {
     let Heads { query, kv, dim, value_dim } = heads;
