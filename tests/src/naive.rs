@@ -1,5 +1,5 @@
 //! A whole Llama in f64, straight from the papers (Touvron et al. 2023; RoPE: Su et al. 2021;
-//! grouped queries: Ainslie et al. 2023), made of the [`oracle`](crate::oracle)'s operations.
+//! grouped queries: Ainslie et al. 2023), made of the [`oracle`]'s operations.
 //!
 //! # How far may an engine's logits be from these?
 //!
@@ -18,9 +18,9 @@
 //! - the f32 operations around an inner product of length `n` act like a relative error of at most
 //!   `sqrt(n) * U` on each of its inputs.
 //!
-//! For [`Naive::answers`] the model runs [`SAMPLES`] times with such errors drawn at random. The deviations of the logits,
-//! each divided by the norm of its row of the output matrix, are of one population per position; an
-//! engine must stay within [`LAMBDA`] times their root mean square. What no run of the model
+//! For [`Naive::answers`] the model runs [`SAMPLES`] times with such errors drawn at random. The
+//! deviations of the logits, each divided by the norm of its row of the output matrix, are of one
+//! population per position; an engine must stay within [`LAMBDA`] times their root mean square. What no run of the model
 //! contains, such as a wrong rotation, a mask off by one or a missing residual, is orders of
 //! magnitude larger. It shows best on float formats, whose only coarse rounding is the cache's: logits
 //! of deviation 4 move by 0.001, with int8 activations by 0.05. Small errors of one operation are
