@@ -1,4 +1,4 @@
-//! How far an f32 implementation may be from the f64 [`oracle`](crate::oracle): derived, never tuned.
+//! How far an f32 implementation may be from the f64 [`oracle`]: derived, never tuned.
 //!
 //! The rules, all from the standard model of rounding (every f32 operation is exact up to a factor
 //! `1 + d` with `|d| <= U`; N. J. Higham, *Accuracy and Stability of Numerical Algorithms*, ch. 3):
@@ -130,7 +130,8 @@ pub fn violation(found: &[f32], expected: &[f64], bound: &[f64]) -> Option<Strin
     let offenders = (0..found.len()).filter(beyond).count();
     let worst = (0..found.len()).filter(beyond).max_by(|&a, &b| excess(a).total_cmp(&excess(b)))?;
     Some(format!(
-        "{offenders} of {} values out of bounds, worst at {worst}: expected {:e}, found {:e}, error {:e}, bound {:e}",
+        "{offenders} of {} values out of bounds, worst at {worst}: \
+         expected {:e}, found {:e}, error {:e}, bound {:e}",
         found.len(),
         expected[worst],
         found[worst],
@@ -252,7 +253,7 @@ pub fn swiglu(gate: &Answer, up: &Answer) -> Answer {
 }
 
 /// Causal attention over keys and values given exactly as the cache holds them (already rounded to
-/// f16, say). Scores are inner products, scaled; each weight then carries [`weight_error`]; the sums
+/// f16, say). Scores are inner products, scaled; each weight then carries a softmax's error; the sums
 /// of weights and of weighted values have no order and up to `n` rescalings.
 pub fn attention(q: &[f32], k: &[f32], v: &[f32], heads: Heads) -> Answer {
     let Heads { query, kv, dim, value_dim } = heads;
