@@ -69,10 +69,14 @@ fn integer_row<S: Simd, B: IntegerBlock, const M: usize>(s: S, row: &[B], x: [Ro
         unit[0] = tail[0];
         integer_stripe::<S, B, M>(s, &mut sums, &unit, 0, x, whole);
     }
-    std::array::from_fn(|t| {
-        let dot = s.sum(sums.dots[t]);
-        if <B::Lanes as Lanes>::MINS { dot - s.sum_quad(sums.mins[t]) } else { dot }
-    })
+    let mut out = [0.0; M];
+    for t in 0..M {
+        out[t] = s.sum(sums.dots[t]);
+        if <B::Lanes as Lanes>::MINS {
+            out[t] -= s.sum_quad(sums.mins[t]);
+        }
+    }
+    out
 }
 
 #[inline(always)]
