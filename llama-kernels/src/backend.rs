@@ -8,7 +8,7 @@ use crate::format::{F16, FloatBlock, IntegerBlock, with_block};
 use crate::matrix::Matrix;
 use crate::ops::attention::{Attend, Merge};
 use crate::ops::pack::Panel;
-use crate::ops::quantize::{QuantizeRow, QuantizeTile};
+use crate::ops::quantize::{PairTile, QuantizeRow, QuantizeTile};
 use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::Rope;
 use crate::ops::softmax::Softmax;
@@ -23,16 +23,16 @@ pub(crate) trait Backend: Send + Sync {
     /// The name that selects it, as in `--isa avx2`.
     fn name(&self) -> &'static str;
 
-    /// Tokens in a tile of the integer engine.
-    fn tile(&self) -> usize;
+    /// How a batch of many tokens is prepared.
+    fn layout(&self) -> Layout;
 
     /// Quantizes one token's activations into the layout of rows.
     fn quantize_row(&self, x: &[f32], out: RowMut<'_>);
 
-    /// Quantizes a tile of tokens (at most [`tile`](Self::tile)) into `out`.
-    fn quantize_tile(&self, x: &[&[f32]], out: &mut [i32]);
+    /// Prepares a tile of tokens, `x[token][cols]`, in that layout.
+    fn prepare_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
 
-    /// At most sixteen rows of a matrix times all tokens of a batch: `out[token][row]`.
+    /// A block of rows of a matrix times all tokens of a batch: `out[16 rows][token][row]`.
     ///
     /// `x` are the activations as they are, `acts` their quantized form, which only integer formats
     /// read; its layout decides between GEMV and GEMM. `out` has room for whole tiles.
@@ -73,16 +73,19 @@ impl<S: Simd> Backend for S {
         S::NAME
     }
 
-    fn tile(&self) -> usize {
-        S::INTEGER_TILE
+    fn layout(&self) -> Layout {
+        S::LAYOUT
     }
 
     fn quantize_row(&self, x: &[f32], out: RowMut<'_>) {
         self.run(QuantizeRow { x, out });
     }
 
-    fn quantize_tile(&self, x: &[&[f32]], out: &mut [i32]) {
-        self.run(QuantizeTile { x, mt: S::INTEGER_TILE, out });
+    fn prepare_tile(&self, x: &[f32], cols: usize, out: &mut [i32]) {
+        match S::LAYOUT {
+            Layout::Pairs => self.run(PairTile { x, cols, out }),
+            layout => self.run(QuantizeTile { x, cols, mt: layout.tile(), out }),
+        }
     }
 
     fn product(
@@ -94,7 +97,7 @@ impl<S: Simd> Backend for S {
         out: &mut [[f32; LANES]],
         panel: &mut Panel,
     ) {
-        assert!(rows.len() <= LANES, "{} rows, room for {LANES}", rows.len());
+        assert!(rows.len() <= acts.layout.rows(), "{} rows, room for {}", rows.len(), acts.layout.rows());
         with_block!(w.format(),
             float B => {
                 if acts.layout == Layout::Rows {
@@ -225,9 +228,11 @@ pub(crate) fn available() -> Vec<&'static dyn Backend> {
         #[cfg(target_arch = "x86_64")]
         object::<simd::Avx2<true>>(),
         #[cfg(target_arch = "x86_64")]
-        object::<simd::Avx512<false>>(),
+        object::<simd::Avx512<{ simd::avx512::BASE }>>(),
         #[cfg(target_arch = "x86_64")]
-        object::<simd::Avx512<true>>(),
+        object::<simd::Avx512<{ simd::avx512::VNNI }>>(),
+        #[cfg(target_arch = "x86_64")]
+        object::<simd::Avx512<{ simd::avx512::AMX }>>(),
     ]
     .into_iter()
     .flatten()

@@ -3,7 +3,7 @@
 //! Activations are token-major between operations: `[token][feature]`. Every output element is
 //! computed whole by one worker, in an order that does not depend on the number of workers.
 
-use crate::acts::{Acts, Layout, RowMut, stripes, tile_words};
+use crate::acts::{Acts, Layout, PAIR_TOKENS, RowMut, stripes};
 use crate::backend::{self, Backend};
 use crate::buffer::Buffer;
 use crate::kv::KvLayer;
@@ -119,7 +119,8 @@ impl Cpu {
 
     /// Bytes of scratch that batches of `tokens` tokens with at most `cols` features make a `Cpu` hold.
     pub fn scratch_size(threads: usize, tokens: usize, cols: usize) -> usize {
-        threads * (Panel::SIZE + 2 * (tokens + LANES) * LANES * 4) + Acts::size(tokens, cols)
+        let tile = (tokens + PAIR_TOKENS) * Layout::Pairs.rows() * 4;
+        threads * (Panel::SIZE + 2 * tile) + Acts::size(tokens, cols)
     }
 }
 
@@ -184,20 +185,22 @@ enum Epilogue {
     Add,
 }
 
-/// Blocks of at most sixteen rows, `per_piece` of them a piece, over several matrices in a row.
+/// Pieces of several matrices side by side, each some blocks of rows that a kernel takes at once.
 struct Cut {
+    /// Rows of a piece, and of the blocks that make it up.
     piece: usize,
+    block: usize,
     /// For each matrix: its first piece and the column of its first row in the output.
     starts: Vec<(usize, usize)>,
     pieces: usize,
 }
 
 impl Cut {
-    fn new(weights: &[Matrix<'_>], rows: Layout) -> Cut {
+    fn new(weights: &[Matrix<'_>], layout: Layout) -> Cut {
         let stride = weights.iter().map(Matrix::row_stride).max().unwrap_or(0).max(1);
-        let piece = match rows {
+        let piece = match layout {
             Layout::Rows => (CLAIM / stride).clamp(1, 64 * LANES).next_multiple_of(LANES),
-            Layout::Tiles(_) => LANES,
+            Layout::Tiles(_) | Layout::Pairs => layout.rows(),
         };
         let (mut pieces, mut column) = (0, 0);
         let mut starts = Vec::with_capacity(weights.len());
@@ -206,7 +209,7 @@ impl Cut {
             pieces += w.rows().div_ceil(piece);
             column += w.rows();
         }
-        Cut { piece, starts, pieces }
+        Cut { piece, block: layout.rows(), starts, pieces }
     }
 
     /// The matrix of a piece, its blocks of rows, and the output column of each.
@@ -220,7 +223,8 @@ impl Cut {
         let w = weights[i];
         let start = (piece - first) * self.piece;
         let end = w.rows().min(start + self.piece);
-        (start..end).step_by(LANES).map(move |row| (w, row..end.min(row + LANES), column + row))
+        let block = self.block;
+        (start..end).step_by(block).map(move |row| (w, row..end.min(row + block), column + row))
     }
 }
 
@@ -292,23 +296,23 @@ impl Ops<'_> {
         assert_eq!(out.len(), tokens * features, "{tokens} tokens of {features} features");
         let mut shared = lock(&self.cpu.shared);
         let acts = &mut shared.acts;
-        self.quantize(acts, weights, x, cols, tokens);
+        self.prepare(acts, weights, x, cols, tokens);
         let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(weights, acts.layout));
-        let padded = tokens.next_multiple_of(self.cpu.backend.tile());
+        let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces, &|worker, piece| {
             let Worker { panel, tile, .. } = &mut *lock(&self.cpu.workers[worker]);
-            let tile = grown(tile, padded);
             for (w, rows, column) in cut.blocks(weights, piece) {
+                let tile = grown(tile, padded * rows.len().div_ceil(LANES));
                 self.cpu.backend.product(w, rows.clone(), x, acts, tile, panel);
-                for (t, tile) in tile[..tokens].iter().enumerate() {
-                    let start = t * features + column;
+                for_each_run(tile, padded, tokens, rows.len(), |t, row, values| {
+                    let start = t * features + column + row;
                     // SAFETY: blocks are disjoint ranges of columns.
-                    let out = unsafe { out.part(start..start + rows.len()) };
+                    let out = unsafe { out.part(start..start + values.len()) };
                     match epilogue {
-                        Epilogue::Store => out.copy_from_slice(&tile[..out.len()]),
-                        Epilogue::Add => out.iter_mut().zip(tile).for_each(|(out, v)| *out += v),
+                        Epilogue::Store => out.copy_from_slice(values),
+                        Epilogue::Add => out.iter_mut().zip(values).for_each(|(out, v)| *out += v),
                     }
-                }
+                });
             }
         });
     }
@@ -326,34 +330,34 @@ impl Ops<'_> {
         );
         let mut shared = lock(&self.cpu.shared);
         let acts = &mut shared.acts;
-        self.quantize(acts, &[gate, up], x, cols, tokens);
+        self.prepare(acts, &[gate, up], x, cols, tokens);
         let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(&[gate], acts.layout));
-        let padded = tokens.next_multiple_of(self.cpu.backend.tile());
+        let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces, &|worker, piece| {
             let Worker { panel, tile, other, .. } = &mut *lock(&self.cpu.workers[worker]);
-            let (tile, other) = (grown(tile, padded), grown(other, padded));
             for (_, rows, column) in cut.blocks(&[gate], piece) {
+                let lines = padded * rows.len().div_ceil(LANES);
+                let (tile, other) = (grown(tile, lines), grown(other, lines));
                 self.cpu.backend.product(gate, rows.clone(), x, acts, tile, panel);
                 self.cpu.backend.product(up, rows.clone(), x, acts, other, panel);
-                self.cpu.backend.swiglu(&mut tile[..tokens], &other[..tokens]);
-                for (t, tile) in tile[..tokens].iter().enumerate() {
-                    let start = t * features + column;
+                self.cpu.backend.swiglu(tile, other);
+                for_each_run(tile, padded, tokens, rows.len(), |t, row, values| {
+                    let start = t * features + column + row;
                     // SAFETY: blocks are disjoint ranges of columns.
-                    let out = unsafe { out.part(start..start + rows.len()) };
-                    out.copy_from_slice(&tile[..rows.len()]);
-                }
+                    unsafe { out.part(start..start + values.len()) }.copy_from_slice(values);
+                });
             }
         });
     }
 
-    /// Chooses the layout for a batch, and quantizes it if one of the matrices wants that.
-    fn quantize(&self, acts: &mut Acts, weights: &[Matrix<'_>], x: &[f32], cols: usize, tokens: usize) {
+    /// Chooses the layout for a batch, and prepares it if one of the matrices wants that.
+    fn prepare(&self, acts: &mut Acts, weights: &[Matrix<'_>], x: &[f32], cols: usize, tokens: usize) {
         let backend = self.cpu.backend;
-        let quantized = weights.iter().any(|w| w.format().is_integer());
         let rows = self.deterministic || tokens <= Acts::ROWS_MAX;
-        let layout = if rows { Layout::Rows } else { Layout::Tiles(backend.tile()) };
-        acts.reshape(tokens, cols, layout, quantized);
-        if !quantized {
+        let layout = if rows { Layout::Rows } else { backend.layout() };
+        let prepared = weights.iter().any(|w| layout.prepares(w.format()));
+        acts.reshape(tokens, cols, layout, prepared);
+        if !prepared {
             return;
         }
         match layout {
@@ -374,13 +378,14 @@ impl Ops<'_> {
                     backend.quantize_row(&x[t * cols..(t + 1) * cols], out);
                 });
             }
-            Layout::Tiles(mt) => {
-                let (words, tiles) = (tile_words(cols, mt), Parts::new(&mut acts.tiles));
-                self.team.split(tokens.div_ceil(mt), &|_, tile| {
+            Layout::Tiles(_) | Layout::Pairs => {
+                let (words, n) = (layout.tile_words(cols), layout.tile());
+                let tiles = Parts::new(&mut acts.tiles);
+                self.team.split(tokens.div_ceil(n), &|_, tile| {
                     // SAFETY: each piece writes its own tile.
                     let out = unsafe { tiles.part(tile * words..(tile + 1) * words) };
-                    let rows: Vec<&[f32]> = x[tile * mt * cols..].chunks_exact(cols).take(mt).collect();
-                    backend.quantize_tile(&rows, out);
+                    let end = tokens.min((tile + 1) * n);
+                    backend.prepare_tile(&x[tile * n * cols..end * cols], cols, out);
                 });
             }
         }
@@ -619,6 +624,22 @@ impl Attention<'_, '_> {
                 };
             }
         });
+    }
+}
+
+/// Calls `f(token, first row, values)` for each run of results in a block's tiles: `[16 rows][token]`.
+fn for_each_run(
+    tile: &[[f32; LANES]],
+    padded: usize,
+    tokens: usize,
+    rows: usize,
+    mut f: impl FnMut(usize, usize, &[f32]),
+) {
+    for (panel, tile) in tile.chunks_exact(padded).enumerate() {
+        let row = panel * LANES;
+        for (t, values) in tile[..tokens].iter().enumerate() {
+            f(t, row, &values[..(rows - row).min(LANES)]);
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::matrix::Matrix;
 use crate::simd::{LANES, STRIPE, Simd};
 use std::ops::Range;
 
-/// At most sixteen rows of a matrix times all tokens of a batch.
+/// A block of rows of a matrix times all tokens of a batch.
 pub struct Job<'a> {
     /// The weights.
     pub w: Matrix<'a>,
@@ -33,8 +33,8 @@ pub struct Job<'a> {
     pub x: &'a [f32],
     /// The quantized activations; for the integer engine.
     pub acts: &'a Acts,
-    /// `out[token][row]`; what lies beyond the rows is not defined. Its length is the number of tokens,
-    /// rounded up to whole tiles.
+    /// For each sixteen rows `[token][row]`, with the tokens rounded up to whole tiles; what lies beyond
+    /// the rows and tokens is not defined.
     pub out: &'a mut [[f32; LANES]],
     /// The worker's scratch.
     pub panel: &'a mut Panel,

@@ -1,6 +1,6 @@
 //! Activations to bytes: `scale = absmax / 127` for each 32 columns, `q = round(x / scale)`.
 
-use crate::acts::{GROUP, RowMut, TILE_WORDS, stripes};
+use crate::acts::{GROUP, PAIR_TOKENS, PAIR_WORDS, RowMut, TILE_WORDS, stripes};
 use crate::simd::{Kernel, LANES, STRIPE, Simd};
 
 /// A stripe of activations as bytes.
@@ -65,8 +65,9 @@ impl Kernel for QuantizeRow<'_> {
 
 /// Quantizes up to `mt` tokens into one tile.
 pub(crate) struct QuantizeTile<'a> {
-    /// The tokens' activations; as many as the tile has valid tokens.
-    pub x: &'a [&'a [f32]],
+    /// `[token][cols]`, as many as the tile has valid tokens.
+    pub x: &'a [f32],
+    pub cols: usize,
     pub mt: usize,
     pub out: &'a mut [i32],
 }
@@ -75,10 +76,10 @@ impl Kernel for QuantizeTile<'_> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let QuantizeTile { x, mt, out } = self;
+        let QuantizeTile { x, cols, mt, out } = self;
         let group_words = TILE_WORDS * mt;
         for t in 0..mt {
-            let Some(x) = x.get(t) else {
+            let Some(x) = x.get(t * cols..(t + 1) * cols) else {
                 out.iter_mut().skip(t).step_by(mt).for_each(|w| *w = 0);
                 continue;
             };
@@ -98,6 +99,44 @@ impl Kernel for QuantizeTile<'_> {
                         out[(8 + half) * mt + t] = -sum;
                     }
                     out[10 * mt + t] = q.scale[g].to_bits() as i32;
+                }
+            }
+        }
+    }
+}
+
+/// Rounds up to 32 tokens to bfloat16, in pairs of columns: `[32 columns][2][16 pairs][16 tokens]`.
+pub(crate) struct PairTile<'a> {
+    /// `[token][cols]`, as many as the tile has valid tokens.
+    pub x: &'a [f32],
+    pub cols: usize,
+    pub out: &'a mut [i32],
+}
+
+impl Kernel for PairTile<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let PairTile { x, cols, out } = self;
+        let (groups, _) = out.as_chunks_mut::<PAIR_WORDS>();
+        for t in 0..PAIR_TOKENS {
+            let tile = t / LANES * GROUP / 2 * LANES + t % LANES;
+            let Some(x) = x.get(t * cols..(t + 1) * cols) else {
+                for group in groups.iter_mut() {
+                    group[tile..].iter_mut().step_by(LANES).take(GROUP / 2).for_each(|w| *w = 0);
+                }
+                continue;
+            };
+            for i in 0..stripes(cols) {
+                let mut padded = [0.0; STRIPE];
+                let (lanes, _) = stripe_at(x, i, &mut padded).as_chunks::<LANES>();
+                for g in 0..STRIPE / GROUP {
+                    let mut words = [0; LANES];
+                    s.store_i32(s.to_bf16(s.load(&lanes[2 * g]), s.load(&lanes[2 * g + 1])), &mut words);
+                    let out = &mut groups[i * (STRIPE / GROUP) + g];
+                    for (pair, word) in words.iter().enumerate() {
+                        out[tile + pair * LANES] = *word;
+                    }
                 }
             }
         }

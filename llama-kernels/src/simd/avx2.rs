@@ -2,6 +2,7 @@
 //! `vpdpbusd` does the work of three instructions: laptops since 2021.
 
 use super::{Kernel, LANES, STRIPE, Simd};
+use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::gemm;
 use core::arch::x86_64::*;
@@ -80,7 +81,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type Q = __m128;
 
     const NAME: &'static str = if VNNI { "avxvnni" } else { "avx2" };
-    const INTEGER_TILE: usize = 3;
+    const LAYOUT: Layout = Layout::Tiles(3);
 
     fn new() -> Option<Self> {
         let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
@@ -197,6 +198,22 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         each!(i in [0, 1] => {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(i)));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        })
+    }
+
+    #[inline(always)]
+    fn to_bf16(self, a: Self::F, b: Self::F) -> Self::I {
+        // Adds just below a half of the last kept bit, and one more if that bit is odd; infinities stay.
+        each!(x in [a, b] => {
+            let low = _mm256_castps_si256(x[0]);
+            let high = _mm256_castps_si256(x[1]);
+            let odd = _mm256_set1_epi32(1);
+            let bias = _mm256_set1_epi32(0x7fff);
+            let low_odd = _mm256_and_si256(_mm256_srli_epi32::<16>(low), odd);
+            let high_odd = _mm256_and_si256(_mm256_srli_epi32::<16>(high), odd);
+            let low = _mm256_srli_epi32::<16>(_mm256_add_epi32(low, _mm256_add_epi32(bias, low_odd)));
+            let high = _mm256_srli_epi32::<16>(_mm256_add_epi32(high, _mm256_add_epi32(bias, high_odd)));
+            _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high))
         })
     }
 

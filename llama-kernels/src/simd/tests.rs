@@ -73,6 +73,7 @@ impl Kernel for All {
             ("load_f16", float(s.load_f16(&halves))),
             ("store_f16", f16.iter().map(|b| u32::from(*b)).collect()),
             ("load_bf16", float(s.load_bf16(&halves))),
+            ("to_bf16", int(s.to_bf16(fa, fb))),
             ("splat_i32", int(s.splat_i32(-5))),
             ("add_i32", int(s.add_i32(iw, ix))),
             ("shl_i32", int(s.shl_i32(iw, 5))),
@@ -127,6 +128,7 @@ fn check<S: Simd>() {
 fn x86() {
     check::<Avx2<false>>();
     check::<Avx2<true>>();
-    check::<Avx512<false>>();
-    check::<Avx512<true>>();
+    check::<Avx512<{ avx512::BASE }>>();
+    check::<Avx512<{ avx512::VNNI }>>();
+    check::<Avx512<{ avx512::AMX }>>();
 }
