@@ -97,25 +97,28 @@ pub struct Heads {
     pub query: usize,
     /// Key and value heads; query head `h` reads number `h / (query / kv)`.
     pub kv: usize,
-    /// Features of a head.
+    /// Features of a query and of a key head.
     pub dim: usize,
+    /// Features of a value head: `dim`, in every model that is known.
+    pub value_dim: usize,
 }
 
 /// Causal grouped-query attention: for each query head, `softmax(q . k / sqrt(dim)) v`.
 ///
-/// `q` is `[token][query head][dim]`; `k` and `v` are `[position][kv head][dim]`. The tokens
-/// are the last positions: token `t` of `n` sees all but the `n - 1 - t` positions at the end.
+/// `q` is `[token][query head][dim]`; `k` and `v` are `[position][kv head][dim or value_dim]`. The
+/// tokens are the last positions: token `t` of `n` sees all but the `n - 1 - t` positions at the end.
 pub fn attention(q: &[f64], k: &[f64], v: &[f64], heads: Heads) -> Vec<f64> {
-    let tokens = q.len() / (heads.query * heads.dim);
-    let past = k.len() / (heads.kv * heads.dim) - tokens;
-    let head = |x: &[f64], t: usize, of: usize, h: usize| x[(t * of + h) * heads.dim..][..heads.dim].to_vec();
-    let mut y = Vec::with_capacity(q.len());
-    for (t, h) in (0..tokens).flat_map(|t| (0..heads.query).map(move |h| (t, h))) {
-        let (q, kv, seen) = (head(q, t, heads.query, h), h / (heads.query / heads.kv), 0..past + t + 1);
-        let scores = seen.clone().map(|p| dot(&q, &head(k, p, heads.kv, kv)) / (heads.dim as f64).sqrt());
-        let weights = softmax(&scores.collect::<Vec<_>>());
-        let values: Vec<_> = seen.map(|p| head(v, p, heads.kv, kv)).collect();
-        y.extend((0..heads.dim).map(|i| values.iter().zip(&weights).map(|(v, w)| v[i] * w).sum::<f64>()));
+    let Heads { query, kv, dim, value_dim } = heads;
+    let tokens = q.len() / (query * dim);
+    let past = k.len() / (kv * dim) - tokens;
+    let mut y = Vec::with_capacity(tokens * query * value_dim);
+    for (t, h) in (0..tokens).flat_map(|t| (0..query).map(move |h| (t, h))) {
+        let (q, from) = (&q[(t * query + h) * dim..][..dim], h / (query / kv));
+        let key = |p: usize| &k[(p * kv + from) * dim..][..dim];
+        let value = |p: usize| &v[(p * kv + from) * value_dim..][..value_dim];
+        let scores: Vec<f64> = (0..=past + t).map(|p| dot(q, key(p)) / (dim as f64).sqrt()).collect();
+        let weights = softmax(&scores);
+        y.extend((0..value_dim).map(|i| (0..=past + t).map(|p| weights[p] * value(p)[i]).sum::<f64>()));
     }
     y
 }
@@ -186,7 +189,7 @@ mod tests {
     #[test]
     fn attention_is_causal_and_grouped() {
         // Two query heads share one key/value head of one feature; two tokens after one past position.
-        let heads = Heads { query: 2, kv: 1, dim: 1 };
+        let heads = Heads { query: 2, kv: 1, dim: 1, value_dim: 1 };
         let (k, v) = ([0.0, 3f64.ln(), 1e9], [8.0, 4.0, 2.0]);
         let y = attention(&[1.0, -1.0, 1.0, 0.0], &k, &v, heads);
         let expected = [5.0, 7.0, 2.0, 14.0 / 3.0];
