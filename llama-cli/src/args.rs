@@ -6,15 +6,15 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llama_core::synth::Shape;
-use llama_kernels::Format;
-use std::ffi::{OsStr, OsString};
+use llama_kernels::{Cpu, Format};
+use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Llama 2 models in GGUF files, on the CPU.
 #[derive(Parser)]
-#[command(name = "llama", version, about, arg_required_else_help = true)]
+#[command(name = "llama", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Show the tokens of a text; a vocabulary-only file is enough
     Tokenize(Tokenize),
     /// Measure the speed of prompts (pp) and of generation (tg)
+    ///
+    /// A row gives the median of the repetitions, their median distance from it, and the slowest and
+    /// fastest of them, in tokens per second.
     Bench(Bench),
     /// Write a model of a real shape with random weights
     Synth(Synth),
@@ -51,10 +54,10 @@ pub(crate) struct Run {
     /// Positions of the context; 0: as many as the model was trained for
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     pub(crate) ctx_size: usize,
-    /// Tokens of a prompt that are evaluated at once (see --ubatch-size)
+    /// Tokens of a prompt that are evaluated at once
     #[arg(short, long, value_name = "N", default_value = "2048", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch_size: u32,
-    /// Tokens of one pass through the model (-ub); the smaller of the two sizes holds
+    /// The same, also spelled -ub; the smaller of the two sizes holds
     #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) ubatch_size: u32,
     #[command(flatten)]
@@ -75,7 +78,7 @@ pub(crate) struct Run {
 /// Where a text comes from.
 #[derive(Args)]
 pub(crate) struct Text {
-    /// The text itself
+    /// The text, or prompt, itself
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
     pub(crate) prompt: Option<String>,
     /// A file that holds the text; `-` is standard input
@@ -104,7 +107,7 @@ pub(crate) struct Sampling {
     #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
     pub(crate) repeat_last_n: i64,
-    /// Seed of the random choice; -1: a new one, which is printed
+    /// Seed of the random choice; -1: a new one. Standard error tells which it was
     #[arg(short, long, value_name = "SEED", default_value = "-1", allow_negative_numbers = true)]
     pub(crate) seed: Seed,
 }
@@ -113,7 +116,7 @@ pub(crate) struct Sampling {
 #[derive(Args)]
 pub(crate) struct Compute {
     /// Threads [default: the physical cores that this process may use]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=Cpu::MAX_THREADS as i64))]
     pub(crate) threads: Option<u16>,
     /// Instruction set [default: the best that this machine has]
     #[arg(long, value_name = "NAME")]
@@ -236,8 +239,7 @@ fn spelled_out(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
         match arg.to_str() {
             Some("-ub") if !is_value => out.push("--ubatch-size".into()),
             Some(text) if !is_value && text.starts_with("-ub=") => {
-                out.push(OsStr::new("--ubatch-size=").to_owned());
-                out.last_mut().expect("just pushed").push(&text["-ub=".len()..]);
+                out.push(text.replacen("-ub", "--ubatch-size", 1).into());
             }
             _ => out.push(arg),
         }

@@ -192,8 +192,8 @@ impl Subject {
     fn row(&self, test: Test, speeds: &Speeds) -> String {
         let Speeds { median, spread, min, max, .. } = speeds;
         let width = self.model.chars().count().max(5);
-        let size = format!("{:.2} MiB", self.size as f64 / f64::from(1 << 20));
-        let params = format!("{:.2} M", self.params as f64 / 1e6);
+        let size = scaled(self.size as f64, 1024.0, ["KiB", "MiB", "GiB"]);
+        let params = scaled(self.params as f64, 1000.0, ["K", "M", "B"]);
         let speed = format!("{median:.2} ± {spread:.2} ({min:.2}..{max:.2})");
         format!(
             "| {:width$} | {size:>10} | {params:>9} | {:7} | {:7} | {:>7} | {speed:>32} |\n",
@@ -227,6 +227,18 @@ impl Subject {
     }
 }
 
+/// `x` with two decimals in the largest of three units, `step` apart, that leaves it above 1.
+fn scaled(mut x: f64, step: f64, units: [&str; 3]) -> String {
+    let mut unit = units[0];
+    x /= step;
+    for larger in &units[1..] {
+        if x >= step {
+            (x, unit) = (x / step, larger);
+        }
+    }
+    format!("{x:.2} {unit}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,5 +248,14 @@ mod tests {
         let speeds = Speeds::new(vec![10.0, 11.0, 9.0, 10.5, 1.0]);
         assert_eq!((speeds.median, speeds.spread, speeds.min, speeds.max), (10.0, 1.0, 1.0, 11.0));
         assert_eq!(median(&[1.0, 4.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn sizes_are_scaled_as_llama_bench_does() {
+        let sizes = [(512.0, "0.50 KiB"), (3.5e6, "3.34 MiB"), (3_825_065_984.0, "3.56 GiB")];
+        for (bytes, expected) in sizes {
+            assert_eq!(scaled(bytes, 1024.0, ["KiB", "MiB", "GiB"]), expected);
+        }
+        assert_eq!(scaled(6.74e9, 1000.0, ["K", "M", "B"]), "6.74 B");
     }
 }

@@ -23,7 +23,8 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let mut session = model.session(options)?;
     let load_time = clock.elapsed();
 
-    let mut sampler = args.sampling.sampler(&session);
+    let seed = args.sampling.seed();
+    let mut sampler = args.sampling.sampler(seed, session.context());
     let terminal = io::stdout().is_terminal();
     if args.echo || (terminal && !args.no_echo) {
         print(&prompt)?;
@@ -33,6 +34,9 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
         print("\n")?;
     }
     let cancelled = end?;
+    if let Some(seed) = seed {
+        note(format_args!("seed: {seed}"));
+    }
     note(format_args!("load: {:.3} s\n{}", load_time.as_secs_f64(), session.stats()));
     if cancelled { Err(Failure::Interrupted) } else { Ok(()) }
 }
@@ -70,26 +74,24 @@ impl Run {
 }
 
 impl Sampling {
-    /// The sampler that the flags describe; says which seed it took if nobody named one.
-    fn sampler(&self, session: &Session) -> Sampler {
-        let last = usize::try_from(self.repeat_last_n).unwrap_or(session.context());
-        if self.temp == 0.0 {
-            return Sampler::greedy().repeat_penalty(self.repeat_penalty, last);
-        }
-        let seed = match self.seed {
+    /// The seed, if there is anything to draw.
+    fn seed(&self) -> Option<u64> {
+        (self.temp > 0.0).then(|| match self.seed {
             Seed::Fixed(seed) => seed,
-            Seed::Random => {
-                let seed = random_seed();
-                note(format_args!("seed: {seed}"));
-                seed
+            Seed::Random => random_seed(),
+        })
+    }
+
+    /// The sampler that the flags describe.
+    fn sampler(&self, seed: Option<u64>, context: usize) -> Sampler {
+        let sampler = match seed {
+            None => Sampler::greedy(),
+            Some(seed) => {
+                let sampler = Sampler::new(seed).temperature(self.temp);
+                sampler.top_k(self.top_k as usize).top_p(self.top_p).min_p(self.min_p)
             }
         };
-        Sampler::new(seed)
-            .repeat_penalty(self.repeat_penalty, last)
-            .top_k(self.top_k as usize)
-            .top_p(self.top_p)
-            .min_p(self.min_p)
-            .temperature(self.temp)
+        sampler.repeat_penalty(self.repeat_penalty, usize::try_from(self.repeat_last_n).unwrap_or(context))
     }
 }
 

@@ -9,8 +9,9 @@
 use crate::forward::{Outputs, forward};
 use crate::kv_cache::KvCache;
 use crate::model::Model;
-use crate::session::{Stats, StopReason};
+use crate::session::StopReason;
 use crate::state::State;
+use crate::stats::Stats;
 use crate::{Error, Result, Token};
 use llama_kernels::Cpu;
 use std::sync::Arc;

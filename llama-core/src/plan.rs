@@ -6,6 +6,12 @@ use crate::state::State;
 use crate::{Config, Error, Result};
 use std::fmt;
 
+/// Positions of any context.
+const MAX_CONTEXT: usize = 1 << 31;
+
+/// Values of any cache: more than the memory of all machines.
+const MAX_CACHED: usize = 1 << 56;
+
 /// The memory of one model with one session: promised before loading, computed from the header.
 ///
 /// ```no_run
@@ -38,19 +44,21 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Key`] if the header describes no model that this library runs; [`Error::Option`]
-    /// if context or ubatch is zero, or the sum exceeds 2^63 bytes.
+    /// if context or ubatch is zero, or the context beyond all that a machine could hold.
     pub fn new(gguf: &crate::gguf::Gguf, options: &Options) -> Result<Plan> {
         Plan::of(&Config::new(gguf)?, gguf.file_bytes(), options)
     }
 
     pub(crate) fn of(config: &Config, mapped: u64, options: &Options) -> Result<Plan> {
-        let positive = |option, value: usize| match value {
-            0 => Err(Error::Option { option, expected: "at least 1".into(), found: "0".into() }),
-            _ => Ok(value),
+        let checked = |option, value: usize, max| match (1..=max).contains(&value) {
+            true => Ok(value),
+            false => Err(Error::Option { option, expected: format!("1 to {max}"), found: value.to_string() }),
         };
-        let context = positive("context", options.context.unwrap_or(config.context))?;
-        let ubatch = positive("ubatch", options.ubatch)?;
-        let ubatch = ubatch.min(context);
+        // No size computed below this limit can overflow.
+        let per_position = (config.k_width() + config.v_width()).saturating_mul(config.n_layers);
+        let max = (MAX_CACHED / per_position.max(1)).clamp(1, MAX_CONTEXT);
+        let context = checked("context", options.context.unwrap_or(config.context), max)?;
+        let ubatch = checked("ubatch", options.ubatch, usize::MAX)?.min(context);
         let threads = options.cpu.as_ref().map_or_else(llama_kernels::default_threads, |cpu| cpu.threads());
         let kv = KvCache::bytes(config, context);
         let scratch = State::bytes(config, ubatch, threads);

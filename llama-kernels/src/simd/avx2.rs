@@ -1,13 +1,14 @@
-//! AVX2 with FMA and F16C: every x86-64 laptop since 2013.
+//! AVX2 with FMA and F16C: every x86-64 laptop since 2013. With `VNNI`, also AVX-VNNI, whose
+//! `vpdpbusd` does the work of three instructions: laptops since 2021.
 
 use super::{Kernel, LANES, STRIPE, Simd};
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::gemm;
 use core::arch::x86_64::*;
 
-/// The CPU has AVX2, FMA and F16C.
+/// The CPU has AVX2, FMA and F16C, and AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx2(());
+pub struct Avx2<const VNNI: bool>(());
 
 /// Evaluates intrinsics. Every use is in a method of `Avx2`, whose value is the proof.
 macro_rules! avx2 {
@@ -23,7 +24,7 @@ macro_rules! both {
     ($f:ident, $($v:expr),*) => { avx2! { [$f($($v[0]),*), $f($($v[1]),*)] } };
 }
 
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     /// Halves onto halves, to one register of four lanes.
     #[inline(always)]
     fn fold4(
@@ -39,7 +40,13 @@ impl Avx2 {
     /// Sums of four adjacent byte products, `w` unsigned.
     #[inline(always)]
     fn dot32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        avx2! { _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))) }
+        avx2! {
+            if VNNI {
+                _mm256_dpbusd_avx_epi32(acc, w, x)
+            } else {
+                _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)))
+            }
+        }
     }
 
     /// Sixteen floats to 32-bit integers, saturated to 16 bits, in the order that `packs` leaves.
@@ -50,28 +57,31 @@ impl Avx2 {
 }
 
 // SAFETY: `new` checks exactly the features that `run` enables.
-unsafe impl Simd for Avx2 {
+unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = [__m256; 2];
     type I = [__m256i; 2];
     type Q = __m128;
 
-    const NAME: &'static str = "avx2";
+    const NAME: &'static str = if VNNI { "avxvnni" } else { "avx2" };
     const INTEGER_TILE: usize = 3;
 
     fn new() -> Option<Self> {
-        (is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c"))
-        .then_some(Avx2(()))
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let vnni = !VNNI || is_x86_feature_detected!("avxvnni");
+        (avx2 && is_x86_feature_detected!("f16c") && vnni).then_some(Avx2(()))
     }
 
     fn run<K: Kernel>(self, kernel: K) -> K::Out {
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn with_features<K: Kernel>(s: Avx2, kernel: K) -> K::Out {
+        fn plain<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
             kernel.call(s)
         }
-        // SAFETY: `self` exists, so `new` has found the three features.
-        unsafe { with_features(self, kernel) }
+        #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+        fn vnni<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
+            kernel.call(s)
+        }
+        // SAFETY: `self` exists, so `new` has found the features.
+        unsafe { if VNNI { vnni(self, kernel) } else { plain(self, kernel) } }
     }
 
     #[inline(always)]
@@ -250,6 +260,55 @@ unsafe impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn nibbles32(self, x: &[u8; 32]) -> Self::I {
+        avx2! {
+            let x = _mm256_loadu_si256(x.as_ptr().cast());
+            [x, _mm256_srli_epi16::<4>(x)].map(|x| _mm256_and_si256(x, _mm256_set1_epi8(15)))
+        }
+    }
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_and_si256, a, b)
+    }
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_or_si256, a, b)
+    }
+    #[inline(always)]
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_xor_si256, a, b)
+    }
+    #[inline(always)]
+    fn sub_u8(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_sub_epi8, a, b)
+    }
+    #[inline(always)]
+    fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I {
+        avx2! {
+            let counts = [_mm_cvtsi32_si128(low as i32), _mm_cvtsi32_si128(high as i32)];
+            [_mm256_srl_epi16(a[0], counts[0]), _mm256_srl_epi16(a[1], counts[1])]
+        }
+    }
+    #[inline(always)]
+    fn mask(self, bits: u64) -> Self::I {
+        avx2! {
+            // Each byte of the mask eight times over, then its own bit of it.
+            let spread = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+            let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+            [bits as i32, (bits >> 32) as i32].map(|bits| {
+                let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), spread);
+                _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
+            })
+        }
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], index: Self::I) -> Self::I {
+        avx2! {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            index.map(|index| _mm256_shuffle_epi8(table, index))
+        }
+    }
+    #[inline(always)]
     fn halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::I {
         avx2! { [_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast())] }
     }
@@ -279,6 +338,11 @@ unsafe impl Simd for Avx2 {
     #[inline(always)]
     fn store_quad(self, v: Self::Q, out: &mut [f32; 4]) {
         avx2! { _mm_storeu_ps(out.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn quad_i8(self, x: [i8; 4]) -> Self::Q {
+        let x = i32::from_le_bytes(x.map(|x| x as u8));
+        avx2! { _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(x))) }
     }
     #[inline(always)]
     fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q {
@@ -328,8 +392,9 @@ unsafe impl Simd for Avx2 {
             let w = self.load_bytes(w);
             for t in 0..MT {
                 let x = self.splat_i32(x[t]);
-                if L::BITS == 8 {
-                    acc[t] = self.dot_signed(acc[t], w, x);
+                if VNNI || L::BITS == 8 {
+                    let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
+                    acc[t] = dot(self, acc[t], w, x);
                     continue;
                 }
                 let products = both!(_mm256_maddubs_epi16, w, x);

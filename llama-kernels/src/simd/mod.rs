@@ -20,11 +20,15 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub(crate) mod exp;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
 pub use scalar::Scalar;
 
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
@@ -137,13 +141,31 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn splat_u8(self, x: u8) -> Self::I;
     /// Two groups of sixteen bytes, each as thirty-two nibbles: the low nibbles of `a`, its high ones, then `b`'s.
     fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I;
+    /// Thirty-two bytes as sixty-four nibbles: the low ones, then the high ones.
+    fn nibbles32(self, x: &[u8; 32]) -> Self::I;
+    /// Bitwise and.
+    fn and(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Bitwise or.
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Bitwise exclusive or.
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I;
+    /// `a - b` in bytes, wrapping.
+    fn sub_u8(self, a: Self::I, b: Self::I) -> Self::I;
+    /// 16-bit lanes shifted right by `low` in the first half of the stripe, by `high` in the second (0..=7);
+    /// bits cross from byte to byte within a lane, so a mask follows.
+    fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I;
+    /// Bytes of 255 where the bit is set, of 0 elsewhere; bit 0 is the first byte.
+    fn mask(self, bits: u64) -> Self::I;
+    /// Each byte of `index`, which is in 0..=15, replaced by that entry of the table.
+    fn lookup(self, table: &[u8; 16], index: Self::I) -> Self::I;
     /// Two halves of a stripe.
     fn halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::I;
     /// Rounds 64 floats to bytes, to nearest even. The lanes must be in -128..=127.
     fn to_i8(self, x: [Self::F; 4]) -> Self::I;
     /// `acc` plus, in each 32-bit lane, the sum of its four byte products. Bytes of `w` are in 0..=63.
     fn dot_unsigned(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
-    /// The same with signed bytes in `w`. Bytes of `x` are in -127..=127.
+    /// The same with signed bytes in `w`, to which [`SIGNED_ZERO`](Self::SIGNED_ZERO) is added first.
+    /// Bytes of `x` are in -127..=127.
     fn dot_signed(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
 
     // Four floats.
@@ -152,6 +174,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn load_quad(self, x: &[f32; 4]) -> Self::Q;
     /// Four floats to memory.
     fn store_quad(self, v: Self::Q, out: &mut [f32; 4]);
+    /// All four lanes `x`.
+    #[inline(always)]
+    fn splat_quad(self, x: f32) -> Self::Q {
+        self.load_quad(&[x; 4])
+    }
+    /// Four signed bytes as floats.
+    fn quad_i8(self, x: [i8; 4]) -> Self::Q;
     /// Two half-precision numbers as `a, a, b, b`.
     fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q;
     /// `a * b`
@@ -185,6 +214,10 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         acc
     }
 
+    /// The power of two that [`dot_signed`](Self::dot_signed) adds to signed weights, where the ISA
+    /// multiplies unsigned bytes only; the drivers take its share off again.
+    const SIGNED_ZERO: Option<u32> = None;
+
     /// Tokens in one tile of the integer engine: as many as the registers hold.
     const INTEGER_TILE: usize;
 
@@ -194,3 +227,6 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The float engine with this ISA's tile.
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>);
 }
+
+#[cfg(test)]
+mod tests;

@@ -178,6 +178,48 @@ unsafe impl Simd for Scalar {
         self.load_bytes(&from_fn(byte))
     }
     #[inline(always)]
+    fn nibbles32(self, x: &[u8; 32]) -> Self::I {
+        self.load_bytes(&from_fn(|i| if i < 32 { x[i] & 15 } else { x[i - 32] >> 4 }))
+    }
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i] & b[i])
+    }
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i] ^ b[i])
+    }
+    #[inline(always)]
+    fn sub_u8(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| {
+            let (a, b) = (bytes(a[i]), bytes(b[i]));
+            i32::from_le_bytes(from_fn(|j| a[j].wrapping_sub(b[j])))
+        })
+    }
+    #[inline(always)]
+    fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I {
+        from_fn(|i| {
+            let (count, [a, b, c, d]) = (if i < LANES / 2 { low } else { high }, bytes(a[i]));
+            let ([a, b], [c, d]) = (
+                (u16::from_le_bytes([a, b]) >> count).to_le_bytes(),
+                (u16::from_le_bytes([c, d]) >> count).to_le_bytes(),
+            );
+            i32::from_le_bytes([a, b, c, d])
+        })
+    }
+    #[inline(always)]
+    fn mask(self, bits: u64) -> Self::I {
+        self.load_bytes(&from_fn(|i| if bits >> i & 1 == 1 { 255 } else { 0 }))
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], index: Self::I) -> Self::I {
+        index.map(|lane| i32::from_le_bytes(bytes(lane).map(|i| table[usize::from(i & 15)])))
+    }
+    #[inline(always)]
     fn halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::I {
         self.load_bytes(&from_fn(|i| if i < 32 { a[i] } else { b[i - 32] }))
     }
@@ -207,6 +249,10 @@ unsafe impl Simd for Scalar {
     #[inline(always)]
     fn store_quad(self, v: Self::Q, out: &mut [f32; 4]) {
         *out = v;
+    }
+    #[inline(always)]
+    fn quad_i8(self, x: [i8; 4]) -> Self::Q {
+        x.map(f32::from)
     }
     #[inline(always)]
     fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q {

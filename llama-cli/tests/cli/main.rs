@@ -1,0 +1,9 @@
+//! The `llama` command as its users see it: streams, exit codes, files.
+
+mod bad_input;
+mod bench;
+mod fixture;
+mod inspect;
+mod run;
+mod synth;
+mod tokenize;

@@ -1,0 +1,132 @@
+//! Every instruction set against the scalar definition of its operations, bit for bit.
+
+use super::*;
+use std::array::from_fn;
+
+/// Results of all operations on one set of inputs, as bits.
+struct All {
+    seed: u64,
+}
+
+/// A cheap source of bits.
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *state >> 29
+}
+
+impl Kernel for All {
+    type Out = Vec<(&'static str, Vec<u32>)>;
+
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> Self::Out {
+        let mut state = self.seed;
+        let mut floats = || from_fn(|_| (next(&mut state) as i64 % 20001 - 10000) as f32 / 64.0);
+        let (a, b): ([f32; LANES], [f32; LANES]) = (floats(), floats());
+        let mut bytes = || from_fn(|_| next(&mut state) as u8);
+        let (w, mut x): ([u8; STRIPE], [u8; STRIPE]) = (bytes(), bytes());
+        x.iter_mut().filter(|x| **x == 128).for_each(|x| *x = 129);
+        let small = w.map(|w| w & 63);
+        let halves: [u8; 2 * LANES] = from_fn(|i| if i % 2 == 1 { w[i] & 0xbb } else { w[i] });
+        let bits = u64::from_le_bytes(from_fn(|i| w[i]));
+        let (half, _) = w.as_chunks::<32>();
+        let (quarter, _) = w.as_chunks::<16>();
+
+        let float = |v| {
+            let mut out = [0.0; LANES];
+            s.store(v, &mut out);
+            out.iter().map(|v| v.to_bits()).collect()
+        };
+        let int = |v| {
+            let mut out = [0; LANES];
+            s.store_i32(v, &mut out);
+            out.iter().map(|v| *v as u32).collect()
+        };
+        let quad = |v| {
+            let mut out = [0.0; 4];
+            s.store_quad(v, &mut out);
+            out.iter().map(|v: &f32| v.to_bits()).collect()
+        };
+        let (fa, fb) = (s.load(&a), s.load(&b));
+        let (iw, ix, is) = (s.load_bytes(&w), s.load_bytes(&x), s.load_bytes(&small));
+        let mut f16 = [0; 2 * LANES];
+        s.store_f16(fa, &mut f16);
+        let mut stored = [0; STRIPE];
+        s.store_bytes(iw, &mut stored);
+        let qa = s.load_quad(&[a[0], a[1], a[2], a[3]]);
+        let qb = s.load_quad(&[b[0], b[1], b[2], b[3]]);
+        let minus_one = s.splat_i32(-1);
+        let negated = s.xor(s.dot_unsigned(minus_one, s.splat_u8(1), ix), minus_one);
+        let start = S::SIGNED_ZERO.map_or(s.splat_i32(0), |zero| s.shl_i32(negated, zero));
+        vec![
+            ("splat", float(s.splat(a[0]))),
+            ("add", float(s.add(fa, fb))),
+            ("sub", float(s.sub(fa, fb))),
+            ("mul", float(s.mul(fa, fb))),
+            ("div", float(s.div(fa, fb))),
+            ("fma", float(s.fma(s.to_f32(s.splat_i32(3)), s.splat(7.0), fb))),
+            ("max", float(s.max(fa, fb))),
+            ("min", float(s.min(fa, fb))),
+            ("abs", float(s.abs(fa))),
+            ("swap_pairs", float(s.swap_pairs(fa))),
+            ("sum", vec![s.sum(fa).to_bits()]),
+            ("max_lane", vec![s.max_lane(fa).to_bits()]),
+            ("load_f16", float(s.load_f16(&halves))),
+            ("store_f16", f16.iter().map(|b| u32::from(*b)).collect()),
+            ("load_bf16", float(s.load_bf16(&halves))),
+            ("splat_i32", int(s.splat_i32(-5))),
+            ("add_i32", int(s.add_i32(iw, ix))),
+            ("shl_i32", int(s.shl_i32(iw, 5))),
+            ("to_f32", float(s.to_f32(iw))),
+            ("to_i32", int(s.to_i32(fa))),
+            ("bit_cast", float(s.bit_cast(s.shl_i32(s.splat_i32(127), 23)))),
+            ("bytes", stored.iter().map(|b| u32::from(*b)).collect()),
+            ("splat_u8", int(s.splat_u8(200))),
+            ("nibbles16", int(s.nibbles16(&quarter[0], &quarter[1]))),
+            ("nibbles32", int(s.nibbles32(&half[0]))),
+            ("and", int(s.and(iw, ix))),
+            ("or", int(s.or(iw, ix))),
+            ("xor", int(s.xor(iw, ix))),
+            ("sub_u8", int(s.sub_u8(iw, ix))),
+            ("shr_halves", int(s.shr_halves(iw, 2, 5))),
+            ("mask", int(s.mask(bits))),
+            ("lookup", int(s.lookup(&quarter[2], s.and(iw, s.splat_u8(15))))),
+            ("halves", int(s.halves(&half[1], &half[0]))),
+            (
+                "to_i8",
+                int(s.to_i8(
+                    [s.mul(fa, s.splat(0.8)), s.mul(fb, s.splat(0.8)), fa, fb]
+                        .map(|v| s.max(s.splat(-127.0), s.min(v, s.splat(127.0)))),
+                )),
+            ),
+            ("dot_unsigned", int(s.dot_unsigned(ix, is, ix))),
+            ("dot_signed", int(s.dot_signed(start, iw, ix))),
+            ("quad_i8", quad(s.quad_i8(from_fn(|i| w[i] as i8)))),
+            ("pair_f16", quad(s.pair_f16([halves[0], halves[1]], [halves[2], halves[3]]))),
+            ("mul_quad", quad(s.mul_quad(qa, qb))),
+            ("fma_quad", quad(s.fma_quad(s.splat_quad(3.0), s.splat_quad(7.0), qb))),
+            ("sum_quad", vec![s.sum_quad(qa).to_bits()]),
+            ("spread", float(s.spread(qa))),
+        ]
+    }
+}
+
+/// Compares one instruction set, if this CPU has it.
+fn check<S: Simd>() {
+    let Some(s) = S::new() else { return eprintln!("skipped: no {} here", S::NAME) };
+    for seed in 0..200 {
+        let expected = Scalar.run(All { seed });
+        let found = s.run(All { seed });
+        for ((name, expected), (_, found)) in expected.iter().zip(&found) {
+            assert_eq!(expected, found, "{} of {}, seed {seed}", name, S::NAME);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn x86() {
+    check::<Avx2<false>>();
+    check::<Avx2<true>>();
+    check::<Avx512<false>>();
+    check::<Avx512<true>>();
+}
