@@ -221,7 +221,13 @@ pub(crate) fn available() -> Vec<&'static dyn Backend> {
     [
         object::<simd::Scalar>(),
         #[cfg(target_arch = "x86_64")]
-        object::<simd::Avx2>(),
+        object::<simd::Avx2<false>>(),
+        #[cfg(target_arch = "x86_64")]
+        object::<simd::Avx2<true>>(),
+        #[cfg(target_arch = "x86_64")]
+        object::<simd::Avx512<false>>(),
+        #[cfg(target_arch = "x86_64")]
+        object::<simd::Avx512<true>>(),
     ]
     .into_iter()
     .flatten()

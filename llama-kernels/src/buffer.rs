@@ -28,10 +28,14 @@ unsafe impl Zero for crate::format::F16 {}
 
 /// A fixed-length array, zeroed, that starts on a cache line.
 ///
-/// Untouched pages of a large buffer cost no memory: the system maps them at the first write.
+/// Untouched pages of a large buffer cost no memory: the system maps them at the first write. That
+/// holds because the allocator is asked for zeroes with an ordinary alignment, and the start is moved
+/// up by hand: asked for an aligned block it would write the zeroes itself.
 pub(crate) struct Buffer<T: Zero> {
     ptr: NonNull<T>,
     len: usize,
+    /// What the allocator gave; null for an empty buffer.
+    block: *mut u8,
 }
 
 // SAFETY: a buffer owns its memory as a `Box<[T]>` does, and `Zero` types are `Send`.
@@ -50,27 +54,35 @@ impl<T: Zero> Buffer<T> {
 
     /// `len` zeroes; `None` if the system has no room for them.
     pub(crate) fn try_new(len: usize) -> Option<Buffer<T>> {
-        let layout = Self::layout(len)?;
-        if layout.size() == 0 {
-            return Some(Buffer { ptr: NonNull::dangling(), len });
+        let (layout, align) = Self::layout(len)?;
+        if len == 0 {
+            return Some(Buffer { ptr: NonNull::dangling(), len, block: std::ptr::null_mut() });
         }
         // SAFETY: the layout has a size.
-        let ptr = unsafe { alloc_zeroed(layout) };
-        Some(Buffer { ptr: NonNull::new(ptr.cast())?, len })
+        let block = unsafe { alloc_zeroed(layout) };
+        if block.is_null() {
+            return None;
+        }
+        // SAFETY: the block is longer than the array by `align` bytes.
+        let start = unsafe { block.add(block.align_offset(align)) };
+        Some(Buffer { ptr: NonNull::new(start.cast())?, len, block })
     }
 
-    fn layout(len: usize) -> Option<Layout> {
-        let layout = Layout::array::<T>(len).ok()?;
-        let align = if layout.size() >= 2 * HUGE_PAGE { HUGE_PAGE } else { LINE };
-        layout.align_to(align).ok()
+    /// The block to ask for, and the alignment to find within it.
+    fn layout(len: usize) -> Option<(Layout, usize)> {
+        let size = Layout::array::<T>(len).ok()?.size();
+        let align = if size >= 2 * HUGE_PAGE { HUGE_PAGE } else { LINE };
+        Some((Layout::from_size_align(size.checked_add(align)?, align_of::<usize>()).ok()?, align))
     }
 }
 
 impl<T: Zero> Drop for Buffer<T> {
     fn drop(&mut self) {
-        if let Some(layout) = Self::layout(self.len).filter(|layout| layout.size() > 0) {
+        if let Some((layout, _)) = Self::layout(self.len)
+            && !self.block.is_null()
+        {
             // SAFETY: allocated in `try_new` with the layout of the same length.
-            unsafe { dealloc(self.ptr.as_ptr().cast(), layout) }
+            unsafe { dealloc(self.block, layout) }
         }
     }
 }

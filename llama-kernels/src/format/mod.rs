@@ -85,6 +85,11 @@ pub trait IntegerBlock: Block {
     /// It is applied in integers, so that symmetric formats stay exact.
     const ZERO: Option<u32>;
 
+    /// The same for the integers that `S` multiplies: signed lanes may have been made unsigned.
+    fn zero<S: Simd>() -> Option<u32> {
+        if <Self::Lanes as Lanes>::BITS < 8 { Self::ZERO } else { S::SIGNED_ZERO }
+    }
+
     /// The blocks that [`unpack`](Self::unpack) wants: the fewest that are whole stripes.
     const UNIT: usize = if Self::LEN < STRIPE { STRIPE / Self::LEN } else { 1 };
 

@@ -53,7 +53,7 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock, const MT: usize>(s: S, job: Job<
         pack::integer::<S, B>(s, w, rows.clone(), cols, panel);
         for (tile, c) in out.as_chunks_mut::<MT>().0.iter_mut().enumerate() {
             let x = &acts.tile(tile)[first..][..groups * TILE_WORDS * MT];
-            integer_tile::<S, B::Lanes, MT>(s, panel, x, c, B::ZERO);
+            integer_tile::<S, B::Lanes, MT>(s, panel, x, c, B::zero::<S>());
         }
     }
 }

@@ -87,7 +87,7 @@ fn integer_stripe<S: Simd, B: IntegerBlock, const M: usize>(
     let w = B::unpack(s, unit, stripe);
     for (t, x) in x.iter().enumerate() {
         let bytes = s.load_bytes(&x.bytes[at]);
-        let start = match B::ZERO {
+        let start = match B::zero::<S>() {
             Some(zero) => s.shl_i32(s.load_i32(&x.sums[at]), zero),
             None => s.splat_i32(0),
         };

@@ -52,12 +52,12 @@ impl Kernel for QuantizeRow<'_> {
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         let QuantizeRow { x, out } = self;
-        let minus_one = s.splat_u8(255);
+        let (ones, minus_one) = (s.splat_u8(1), s.splat_i32(-1));
         for_stripes(x, |i, x| {
             let q = stripe(s, x);
             s.store_bytes(q.bytes, &mut out.bytes[i]);
-            let sums = s.dot_signed(s.splat_i32(0), minus_one, q.bytes);
-            s.store_i32(sums, &mut out.sums[i]);
+            let sums = s.dot_unsigned(minus_one, ones, q.bytes);
+            s.store_i32(s.xor(sums, minus_one), &mut out.sums[i]); // -n is !(n - 1)
             let (sums, _) = out.sums[i].as_chunks::<4>();
             let scale = [q.scale[0], q.scale[0], q.scale[1], q.scale[1]];
             out.quads[i] = [scale, std::array::from_fn(|j| scale[j] * -sums[j].iter().sum::<i32>() as f32)];

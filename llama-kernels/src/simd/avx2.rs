@@ -1,13 +1,14 @@
-//! AVX2 with FMA and F16C: every x86-64 laptop since 2013.
+//! AVX2 with FMA and F16C: every x86-64 laptop since 2013. With `VNNI`, also AVX-VNNI, whose
+//! `vpdpbusd` does the work of three instructions: laptops since 2021.
 
 use super::{Kernel, LANES, STRIPE, Simd};
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::gemm;
 use core::arch::x86_64::*;
 
-/// The CPU has AVX2, FMA and F16C.
+/// The CPU has AVX2, FMA and F16C, and AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx2(());
+pub struct Avx2<const VNNI: bool>(());
 
 /// Evaluates intrinsics. Every use is in a method of `Avx2`, whose value is the proof.
 macro_rules! avx2 {
@@ -23,7 +24,7 @@ macro_rules! both {
     ($f:ident, $($v:expr),*) => { avx2! { [$f($($v[0]),*), $f($($v[1]),*)] } };
 }
 
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     /// Halves onto halves, to one register of four lanes.
     #[inline(always)]
     fn fold4(
@@ -39,7 +40,13 @@ impl Avx2 {
     /// Sums of four adjacent byte products, `w` unsigned.
     #[inline(always)]
     fn dot32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        avx2! { _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))) }
+        avx2! {
+            if VNNI {
+                _mm256_dpbusd_avx_epi32(acc, w, x)
+            } else {
+                _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)))
+            }
+        }
     }
 
     /// Sixteen floats to 32-bit integers, saturated to 16 bits, in the order that `packs` leaves.
@@ -50,28 +57,31 @@ impl Avx2 {
 }
 
 // SAFETY: `new` checks exactly the features that `run` enables.
-unsafe impl Simd for Avx2 {
+unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = [__m256; 2];
     type I = [__m256i; 2];
     type Q = __m128;
 
-    const NAME: &'static str = "avx2";
+    const NAME: &'static str = if VNNI { "avxvnni" } else { "avx2" };
     const INTEGER_TILE: usize = 3;
 
     fn new() -> Option<Self> {
-        (is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c"))
-        .then_some(Avx2(()))
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let vnni = !VNNI || is_x86_feature_detected!("avxvnni");
+        (avx2 && is_x86_feature_detected!("f16c") && vnni).then_some(Avx2(()))
     }
 
     fn run<K: Kernel>(self, kernel: K) -> K::Out {
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn with_features<K: Kernel>(s: Avx2, kernel: K) -> K::Out {
+        fn plain<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
             kernel.call(s)
         }
-        // SAFETY: `self` exists, so `new` has found the three features.
-        unsafe { with_features(self, kernel) }
+        #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+        fn vnni<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
+            kernel.call(s)
+        }
+        // SAFETY: `self` exists, so `new` has found the features.
+        unsafe { if VNNI { vnni(self, kernel) } else { plain(self, kernel) } }
     }
 
     #[inline(always)]
@@ -382,8 +392,9 @@ unsafe impl Simd for Avx2 {
             let w = self.load_bytes(w);
             for t in 0..MT {
                 let x = self.splat_i32(x[t]);
-                if L::BITS == 8 {
-                    acc[t] = self.dot_signed(acc[t], w, x);
+                if VNNI || L::BITS == 8 {
+                    let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
+                    acc[t] = dot(self, acc[t], w, x);
                     continue;
                 }
                 let products = both!(_mm256_maddubs_epi16, w, x);

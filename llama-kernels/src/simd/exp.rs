@@ -88,8 +88,11 @@ mod tests {
 
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn avx2_is_accurate() {
-        if let Some(s) = crate::simd::Avx2::new() {
+    fn vectors_are_accurate() {
+        if let Some(s) = crate::simd::Avx2::<false>::new() {
+            check(|k| s.run(k));
+        }
+        if let Some(s) = crate::simd::Avx512::<false>::new() {
             check(|k| s.run(k));
         }
     }

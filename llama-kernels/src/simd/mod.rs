@@ -20,11 +20,15 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub(crate) mod exp;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
 pub use scalar::Scalar;
 
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
@@ -160,7 +164,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn to_i8(self, x: [Self::F; 4]) -> Self::I;
     /// `acc` plus, in each 32-bit lane, the sum of its four byte products. Bytes of `w` are in 0..=63.
     fn dot_unsigned(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
-    /// The same with signed bytes in `w`. Bytes of `x` are in -127..=127.
+    /// The same with signed bytes in `w`, to which [`SIGNED_ZERO`](Self::SIGNED_ZERO) is added first.
+    /// Bytes of `x` are in -127..=127.
     fn dot_signed(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
 
     // Four floats.
@@ -208,6 +213,10 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         }
         acc
     }
+
+    /// The power of two that [`dot_signed`](Self::dot_signed) adds to signed weights, where the ISA
+    /// multiplies unsigned bytes only; the drivers take its share off again.
+    const SIGNED_ZERO: Option<u32> = None;
 
     /// Tokens in one tile of the integer engine: as many as the registers hold.
     const INTEGER_TILE: usize;

@@ -54,6 +54,9 @@ impl Kernel for All {
         s.store_bytes(iw, &mut stored);
         let qa = s.load_quad(&[a[0], a[1], a[2], a[3]]);
         let qb = s.load_quad(&[b[0], b[1], b[2], b[3]]);
+        let minus_one = s.splat_i32(-1);
+        let negated = s.xor(s.dot_unsigned(minus_one, s.splat_u8(1), ix), minus_one);
+        let start = S::SIGNED_ZERO.map_or(s.splat_i32(0), |zero| s.shl_i32(negated, zero));
         vec![
             ("splat", float(s.splat(a[0]))),
             ("add", float(s.add(fa, fb))),
@@ -96,7 +99,7 @@ impl Kernel for All {
                 )),
             ),
             ("dot_unsigned", int(s.dot_unsigned(ix, is, ix))),
-            ("dot_signed", int(s.dot_signed(s.splat_i32(9), iw, ix))),
+            ("dot_signed", int(s.dot_signed(start, iw, ix))),
             ("quad_i8", quad(s.quad_i8(from_fn(|i| w[i] as i8)))),
             ("pair_f16", quad(s.pair_f16([halves[0], halves[1]], [halves[2], halves[3]]))),
             ("mul_quad", quad(s.mul_quad(qa, qb))),
@@ -121,6 +124,9 @@ fn check<S: Simd>() {
 
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn avx2() {
-    check::<Avx2>();
+fn x86() {
+    check::<Avx2<false>>();
+    check::<Avx2<true>>();
+    check::<Avx512<false>>();
+    check::<Avx512<true>>();
 }

@@ -1,0 +1,391 @@
+//! AVX-512 (F, BW, VL, DQ): servers since 2017, AMD since Zen 4. With `VNNI`, also AVX512-VNNI.
+//!
+//! `vpdpbusd` multiplies unsigned by signed bytes only, and there is no `vpsignb` here to move a sign
+//! over: signed weights have 128 added ([`Simd::SIGNED_ZERO`]), and the drivers subtract `128 * sum(x)`
+//! through the sums that they have anyway.
+
+use super::{Kernel, LANES, STRIPE, Simd};
+use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::ops::gemm;
+use core::arch::x86_64::*;
+
+/// The CPU has AVX-512 F, BW, VL and DQ, and AVX512-VNNI if `VNNI`.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512<const VNNI: bool>(());
+
+/// Evaluates intrinsics. Every use is in a method of `Avx512`, whose value is the proof.
+macro_rules! avx512 {
+    ($($body:tt)*) => {
+        // SAFETY: an `Avx512` exists, so `new` has found the features that these intrinsics need;
+        // memory is accessed through references to arrays of the accessed size only.
+        unsafe { $($body)* }
+    };
+}
+
+impl<const VNNI: bool> Avx512<VNNI> {
+    /// Halves onto halves, to one register of four lanes.
+    #[inline(always)]
+    fn fold4(
+        self,
+        a: __m512,
+        f8: impl Fn(__m256, __m256) -> __m256,
+        f4: impl Fn(__m128, __m128) -> __m128,
+    ) -> __m128 {
+        avx512! {
+            let a = f8(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+            f4(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a))
+        }
+    }
+
+    /// The products of unsigned and signed bytes, pairs added in 16 bits.
+    #[inline(always)]
+    fn pairs(self, w: __m512i, x: __m512i) -> __m512i {
+        avx512! { _mm512_maddubs_epi16(w, x) }
+    }
+
+    /// Pairs of 16-bit lanes added to `acc` in 32 bits.
+    #[inline(always)]
+    fn widen(self, acc: __m512i, pairs: __m512i) -> __m512i {
+        avx512! { _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))) }
+    }
+}
+
+// SAFETY: `new` checks exactly the features that `run` enables.
+unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
+    type F = __m512;
+    type I = __m512i;
+    type Q = __m128;
+
+    const NAME: &'static str = if VNNI { "avx512vnni" } else { "avx512" };
+    const SIGNED_ZERO: Option<u32> = if VNNI { Some(7) } else { None };
+    const INTEGER_TILE: usize = TILE;
+
+    fn new() -> Option<Self> {
+        let base = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        let vnni = !VNNI || is_x86_feature_detected!("avx512vnni");
+        (base && vnni).then_some(Avx512(()))
+    }
+
+    fn run<K: Kernel>(self, kernel: K) -> K::Out {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
+        fn plain<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
+            kernel.call(s)
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c,avx512vnni")]
+        fn vnni<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
+            kernel.call(s)
+        }
+        // SAFETY: `self` exists, so `new` has found the features.
+        unsafe { if VNNI { vnni(self, kernel) } else { plain(self, kernel) } }
+    }
+
+    #[inline(always)]
+    fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
+        gemm::integer::<Self, B, TILE>(self, job);
+    }
+    #[inline(always)]
+    fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
+        gemm::float::<Self, B, TILE>(self, job);
+    }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: a prefetch has no effect but on caches, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        avx512! { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        avx512! { _mm512_loadu_ps(x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, v: Self::F, out: &mut [f32; LANES]) {
+        avx512! { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512! { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512! { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512! { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512! { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        avx512! { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512! { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512! { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::F) -> Self::F {
+        avx512! { _mm512_abs_ps(a) }
+    }
+    #[inline(always)]
+    fn swap_pairs(self, a: Self::F) -> Self::F {
+        avx512! { _mm512_permute_ps::<0b10_11_00_01>(a) }
+    }
+    #[inline(always)]
+    fn sum(self, a: Self::F) -> f32 {
+        avx512! {
+            let a = self.fold4(a, |a, b| _mm256_add_ps(a, b), |a, b| _mm_add_ps(a, b));
+            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
+        }
+    }
+    #[inline(always)]
+    fn max_lane(self, a: Self::F) -> f32 {
+        avx512! {
+            let a = self.fold4(a, |a, b| _mm256_max_ps(a, b), |a, b| _mm_max_ps(a, b));
+            let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)))
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::F {
+        avx512! { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn store_f16(self, v: Self::F, out: &mut [u8; 2 * LANES]) {
+        avx512! {
+            let half = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), half);
+        }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::F {
+        avx512! {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> Self::I {
+        avx512! { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    fn add_i32(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512! { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn shl_i32(self, a: Self::I, count: u32) -> Self::I {
+        avx512! { _mm512_sll_epi32(a, _mm_cvtsi32_si128(count as i32)) }
+    }
+    #[inline(always)]
+    fn to_f32(self, a: Self::I) -> Self::F {
+        avx512! { _mm512_cvtepi32_ps(a) }
+    }
+    #[inline(always)]
+    fn to_i32(self, a: Self::F) -> Self::I {
+        avx512! { _mm512_cvtps_epi32(a) }
+    }
+    #[inline(always)]
+    fn load_i32(self, x: &[i32; LANES]) -> Self::I {
+        avx512! { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn store_i32(self, v: Self::I, out: &mut [i32; LANES]) {
+        avx512! { _mm512_storeu_si512(out.as_mut_ptr().cast(), v) }
+    }
+    #[inline(always)]
+    fn bit_cast(self, a: Self::I) -> Self::F {
+        avx512! { _mm512_castsi512_ps(a) }
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, x: &[u8; STRIPE]) -> Self::I {
+        avx512! { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn store_bytes(self, v: Self::I, out: &mut [u8; STRIPE]) {
+        avx512! { _mm512_storeu_si512(out.as_mut_ptr().cast(), v) }
+    }
+    #[inline(always)]
+    fn splat_u8(self, x: u8) -> Self::I {
+        avx512! { _mm512_set1_epi8(x as i8) }
+    }
+    #[inline(always)]
+    fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I {
+        avx512! {
+            let [a, b] = [a, b].map(|x| _mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast())));
+            let twice = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
+            let shift = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
+            _mm512_and_si512(_mm512_srlv_epi64(twice, shift), _mm512_set1_epi8(15))
+        }
+    }
+    #[inline(always)]
+    fn nibbles32(self, x: &[u8; 32]) -> Self::I {
+        avx512! {
+            let twice = _mm512_broadcast_i64x4(_mm256_loadu_si256(x.as_ptr().cast()));
+            let shift = _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4);
+            _mm512_and_si512(_mm512_srlv_epi64(twice, shift), _mm512_set1_epi8(15))
+        }
+    }
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512! { _mm512_and_si512(a, b) }
+    }
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512! { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512! { _mm512_xor_si512(a, b) }
+    }
+    #[inline(always)]
+    fn sub_u8(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512! { _mm512_sub_epi8(a, b) }
+    }
+    #[inline(always)]
+    fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I {
+        avx512! {
+            let [low, high] = [low, high].map(|count| _mm256_set1_epi16(count as i16));
+            _mm512_srlv_epi16(a, _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
+        }
+    }
+    #[inline(always)]
+    fn mask(self, bits: u64) -> Self::I {
+        avx512! { _mm512_movm_epi8(bits) }
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], index: Self::I) -> Self::I {
+        avx512! {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, index)
+        }
+    }
+    #[inline(always)]
+    fn halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::I {
+        avx512! {
+            let [a, b] = [a, b].map(|x| _mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b)
+        }
+    }
+    #[inline(always)]
+    fn to_i8(self, x: [Self::F; 4]) -> Self::I {
+        avx512! {
+            let [a, b, c, d] = x.map(|x| _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
+            let [low, high] = [[a, b], [c, d]].map(|[a, b]| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b));
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+        }
+    }
+    #[inline(always)]
+    fn dot_unsigned(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        avx512! { if VNNI { _mm512_dpbusd_epi32(acc, w, x) } else { self.widen(acc, self.pairs(w, x)) } }
+    }
+    #[inline(always)]
+    fn dot_signed(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        avx512! {
+            if VNNI {
+                return _mm512_dpbusd_epi32(acc, _mm512_xor_si512(w, _mm512_set1_epi8(-128)), x);
+            }
+            let negative = _mm512_movepi8_mask(w);
+            let x = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
+            self.widen(acc, self.pairs(_mm512_abs_epi8(w), x))
+        }
+    }
+
+    #[inline(always)]
+    fn load_quad(self, x: &[f32; 4]) -> Self::Q {
+        avx512! { _mm_loadu_ps(x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store_quad(self, v: Self::Q, out: &mut [f32; 4]) {
+        avx512! { _mm_storeu_ps(out.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn quad_i8(self, x: [i8; 4]) -> Self::Q {
+        let x = i32::from_le_bytes(x.map(|x| x as u8));
+        avx512! { _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(x))) }
+    }
+    #[inline(always)]
+    fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q {
+        let both = i32::from_le_bytes([a[0], a[1], b[0], b[1]]);
+        avx512! {
+            let both = _mm_cvtsi32_si128(both);
+            _mm_cvtph_ps(_mm_unpacklo_epi16(both, both))
+        }
+    }
+    #[inline(always)]
+    fn mul_quad(self, a: Self::Q, b: Self::Q) -> Self::Q {
+        avx512! { _mm_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma_quad(self, a: Self::Q, b: Self::Q, c: Self::Q) -> Self::Q {
+        avx512! { _mm_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn sum_quad(self, a: Self::Q) -> f32 {
+        avx512! {
+            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
+        }
+    }
+    #[inline(always)]
+    fn spread(self, a: Self::Q) -> Self::F {
+        avx512! {
+            let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+            _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(a))
+        }
+    }
+
+    /// Without VNNI, as on AVX2: small weights leave room in 16 bits for several products.
+    #[inline(always)]
+    fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
+        self,
+        w: &[[u8; STRIPE]; QUADS],
+        x: &[[i32; MT]; QUADS],
+    ) -> [Self::I; MT] {
+        let mut acc = [self.splat_i32(0); MT];
+        let mut narrow = acc;
+        for (i, (w, x)) in w.iter().zip(x).enumerate() {
+            let w = self.load_bytes(w);
+            for t in 0..MT {
+                let x = self.splat_i32(x[t]);
+                if VNNI || L::BITS == 8 {
+                    let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
+                    acc[t] = dot(self, acc[t], w, x);
+                    continue;
+                }
+                let headroom = (32767 / (2 * 127 * ((1 << L::BITS) - 1))) as usize;
+                let pairs = self.pairs(w, x);
+                narrow[t] = if i % headroom == 0 {
+                    pairs
+                } else {
+                    avx512! { _mm512_add_epi16(narrow[t], pairs) }
+                };
+                if (i + 1) % headroom == 0 || i + 1 == QUADS {
+                    acc[t] = self.widen(acc[t], narrow[t]);
+                }
+            }
+        }
+        acc
+    }
+}
+
+/// Tokens in a tile: twelve integer and twelve float accumulators leave room for the operands.
+const TILE: usize = 12;
