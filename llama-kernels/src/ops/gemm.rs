@@ -68,7 +68,10 @@ fn integer_tile<S: Simd, L: Lanes, const MT: usize>(
     zero: Option<u32>,
 ) {
     const QUADS: usize = GROUP / 4;
-    let mut acc: [S::F; MT] = std::array::from_fn(|t| s.load(&c[t]));
+    let mut acc = [s.splat(0.0); MT];
+    for (acc, c) in acc.iter_mut().zip(c.iter()) {
+        *acc = s.load(c);
+    }
     let (x, _) = x.as_chunks::<MT>();
     let (x, _) = x.as_chunks::<TILE_WORDS>();
     let (w, _) = panel.bytes.as_chunks::<QUADS>();
@@ -141,7 +144,10 @@ fn float_tile<S: Simd, const MT: usize>(
     c: &mut [[f32; LANES]],
 ) {
     let x: [&[f32]; MT] = std::array::from_fn(|t| &x[t * stride + start..][..panel.len()]);
-    let mut acc: [S::F; MT] = std::array::from_fn(|t| s.load(&c[t]));
+    let mut acc = [s.splat(0.0); MT];
+    for (acc, c) in acc.iter_mut().zip(c.iter()) {
+        *acc = s.load(c);
+    }
     for (k, w) in panel.iter().enumerate() {
         let w = s.load(w);
         for t in 0..MT {

@@ -1,6 +1,6 @@
 //! Activations to bytes: `scale = absmax / 127` for each 32 columns, `q = round(x / scale)`.
 
-use crate::acts::{GROUP, RowMut, TILE_WORDS};
+use crate::acts::{GROUP, RowMut, TILE_WORDS, stripes};
 use crate::simd::{Kernel, LANES, STRIPE, Simd};
 
 /// A stripe of activations as bytes.
@@ -27,18 +27,16 @@ fn stripe<S: Simd>(s: S, x: &[f32; STRIPE]) -> Quantized<S> {
     Quantized { bytes: s.to_i8(scaled), scale }
 }
 
-/// Calls `f` for each stripe of `x`, the last one padded with zeros.
+/// The `i`th stripe of `x`, the last one padded with zeros. (A closure called for each stripe would not
+/// always be inlined, and then each intrinsic would be a call.)
 #[inline(always)]
-fn for_stripes(x: &[f32], mut f: impl FnMut(usize, &[f32; STRIPE])) {
-    let (whole, tail) = x.as_chunks::<STRIPE>();
-    for (i, x) in whole.iter().enumerate() {
-        f(i, x);
+fn stripe_at<'a>(x: &'a [f32], i: usize, padded: &'a mut [f32; STRIPE]) -> &'a [f32; STRIPE] {
+    let x = &x[i * STRIPE..];
+    if let Some(whole) = x.first_chunk() {
+        return whole;
     }
-    if !tail.is_empty() {
-        let mut padded = [0.0; STRIPE];
-        padded[..tail.len()].copy_from_slice(tail);
-        f(whole.len(), &padded);
-    }
+    padded[..x.len()].copy_from_slice(x);
+    padded
 }
 
 /// Quantizes one token into the layout of rows.
@@ -53,15 +51,15 @@ impl Kernel for QuantizeRow<'_> {
     fn call<S: Simd>(self, s: S) {
         let QuantizeRow { x, out } = self;
         let (ones, minus_one) = (s.splat_u8(1), s.splat_i32(-1));
-        for_stripes(x, |i, x| {
-            let q = stripe(s, x);
+        for i in 0..stripes(x.len()) {
+            let q = stripe(s, stripe_at(x, i, &mut [0.0; STRIPE]));
             s.store_bytes(q.bytes, &mut out.bytes[i]);
             let sums = s.dot_unsigned(minus_one, ones, q.bytes);
             s.store_i32(s.xor(sums, minus_one), &mut out.sums[i]); // -n is !(n - 1)
             let (sums, _) = out.sums[i].as_chunks::<4>();
             let scale = [q.scale[0], q.scale[0], q.scale[1], q.scale[1]];
             out.quads[i] = [scale, std::array::from_fn(|j| scale[j] * -sums[j].iter().sum::<i32>() as f32)];
-        });
+        }
     }
 }
 
@@ -84,8 +82,8 @@ impl Kernel for QuantizeTile<'_> {
                 out.iter_mut().skip(t).step_by(mt).for_each(|w| *w = 0);
                 continue;
             };
-            for_stripes(x, |i, x| {
-                let q = stripe(s, x);
+            for i in 0..stripes(x.len()) {
+                let q = stripe(s, stripe_at(x, i, &mut [0.0; STRIPE]));
                 let mut words = [0; LANES];
                 s.store_i32(q.bytes, &mut words);
                 for g in 0..STRIPE / GROUP {
@@ -101,7 +99,7 @@ impl Kernel for QuantizeTile<'_> {
                     }
                     out[10 * mt + t] = q.scale[g].to_bits() as i32;
                 }
-            });
+            }
         }
     }
 }

@@ -22,21 +22,26 @@ macro_rules! avx512 {
     };
 }
 
-impl<const VNNI: bool> Avx512<VNNI> {
-    /// Halves onto halves, to one register of four lanes.
-    #[inline(always)]
-    fn fold4(
-        self,
-        a: __m512,
-        f8: impl Fn(__m256, __m256) -> __m256,
-        f4: impl Fn(__m128, __m128) -> __m128,
-    ) -> __m128 {
+/// Halves onto halves, to one float. No closures here: they would not always be inlined.
+macro_rules! fold {
+    ($a:expr, $f8:ident, $f4:ident, $f1:ident) => {
         avx512! {
-            let a = f8(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
-            f4(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a))
+            let a = $f8(_mm512_castps512_ps256($a), _mm512_extractf32x8_ps::<1>($a));
+            let a = $f4(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let a = $f4(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32($f1(a, _mm_movehdup_ps(a)))
         }
-    }
+    };
+}
 
+/// Two half registers as one.
+macro_rules! join {
+    ($a:expr, $b:expr) => {
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512($a), $b)
+    };
+}
+
+impl<const VNNI: bool> Avx512<VNNI> {
     /// The products of unsigned and signed bytes, pairs added in 16 bits.
     #[inline(always)]
     fn pairs(self, w: __m512i, x: __m512i) -> __m512i {
@@ -149,19 +154,11 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
     #[inline(always)]
     fn sum(self, a: Self::F) -> f32 {
-        avx512! {
-            let a = self.fold4(a, |a, b| _mm256_add_ps(a, b), |a, b| _mm_add_ps(a, b));
-            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
-            _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
-        }
+        fold!(a, _mm256_add_ps, _mm_add_ps, _mm_add_ss)
     }
     #[inline(always)]
     fn max_lane(self, a: Self::F) -> f32 {
-        avx512! {
-            let a = self.fold4(a, |a, b| _mm256_max_ps(a, b), |a, b| _mm_max_ps(a, b));
-            let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
-            _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)))
-        }
+        fold!(a, _mm256_max_ps, _mm_max_ps, _mm_max_ss)
     }
     #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::F {
@@ -230,10 +227,10 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I {
         avx512! {
-            let [a, b] = [a, b].map(|x| _mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast())));
-            let twice = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
+            let a = _mm256_broadcastsi128_si256(_mm_loadu_si128(a.as_ptr().cast()));
+            let b = _mm256_broadcastsi128_si256(_mm_loadu_si128(b.as_ptr().cast()));
             let shift = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
-            _mm512_and_si512(_mm512_srlv_epi64(twice, shift), _mm512_set1_epi8(15))
+            _mm512_and_si512(_mm512_srlv_epi64(join!(a, b), shift), _mm512_set1_epi8(15))
         }
     }
     #[inline(always)]
@@ -263,8 +260,8 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I {
         avx512! {
-            let [low, high] = [low, high].map(|count| _mm256_set1_epi16(count as i16));
-            _mm512_srlv_epi16(a, _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
+            let counts = join!(_mm256_set1_epi16(low as i16), _mm256_set1_epi16(high as i16));
+            _mm512_srlv_epi16(a, counts)
         }
     }
     #[inline(always)]
@@ -280,17 +277,16 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
     #[inline(always)]
     fn halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::I {
-        avx512! {
-            let [a, b] = [a, b].map(|x| _mm256_loadu_si256(x.as_ptr().cast()));
-            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b)
-        }
+        avx512! { join!(_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast())) }
     }
     #[inline(always)]
     fn to_i8(self, x: [Self::F; 4]) -> Self::I {
         avx512! {
-            let [a, b, c, d] = x.map(|x| _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
-            let [low, high] = [[a, b], [c, d]].map(|[a, b]| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b));
-            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+            let a = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x[0]));
+            let b = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x[1]));
+            let c = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x[2]));
+            let d = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x[3]));
+            join!(_mm256_set_m128i(b, a), _mm256_set_m128i(d, c))
         }
     }
     #[inline(always)]
