@@ -499,7 +499,7 @@ fn for_each_run(
     rows: usize,
     mut f: impl FnMut(usize, usize, &[f32]),
 ) {
-    for (panel, tile) in tile.chunks_exact(padded).enumerate() {
+    for (panel, tile) in tile.chunks_exact(padded.max(1)).enumerate() {
         let row = panel * LANES;
         for (t, values) in tile[..tokens].iter().enumerate() {
             f(t, row, &values[..(rows - row).min(LANES)]);

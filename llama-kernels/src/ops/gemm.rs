@@ -112,24 +112,25 @@ fn integer_tile<S: Simd, L: Lanes, const MT: usize>(
 pub(crate) fn float<S: Simd, B: FloatBlock, const MT: usize>(s: S, job: Job<'_>) {
     let Job { w, rows, x, out, panel, .. } = job;
     let k = w.cols();
-    if k == 0 {
-        return out.fill([0.0; LANES]);
-    }
-    let tokens = x.len() / k;
-    assert!(out.len() >= tokens, "room for {tokens} tokens, found {}", out.len());
     out.fill([0.0; LANES]);
-    for start in (0..k).step_by(pack::FLOAT_COLS) {
-        let cols = start..k.min(start + pack::FLOAT_COLS);
-        pack::float::<S, B>(s, w, rows.clone(), cols.clone(), panel);
-        let panel = &panel.floats[..cols.len()];
-        let mut tile = 0;
-        while tile + MT <= tokens {
-            float_tile::<S, MT>(s, panel, &x[tile * k..], k, cols.start, &mut out[tile..]);
-            tile += MT;
-        }
-        while tile < tokens {
-            float_tile::<S, 1>(s, panel, &x[tile * k..], k, cols.start, &mut out[tile..]);
-            tile += 1;
+    let (Some(tokens), panels) = (x.len().checked_div(k), rows.len().div_ceil(LANES)) else { return };
+    let padded = out.len().checked_div(panels).unwrap_or(0);
+    assert!(padded >= tokens, "room for {tokens} tokens, found {padded}");
+    for (i, first) in rows.clone().step_by(LANES).enumerate() {
+        let (rows, out) = (first..rows.end.min(first + LANES), &mut out[i * padded..(i + 1) * padded]);
+        for start in (0..k).step_by(pack::FLOAT_COLS) {
+            let cols = start..k.min(start + pack::FLOAT_COLS);
+            pack::float::<S, B>(s, w, rows.clone(), cols.clone(), panel);
+            let panel = &panel.floats[..cols.len()];
+            let mut token = 0;
+            while token + MT <= tokens {
+                float_tile::<S, MT>(s, panel, &x[token * k..], k, cols.start, &mut out[token..]);
+                token += MT;
+            }
+            while token < tokens {
+                float_tile::<S, 1>(s, panel, &x[token * k..], k, cols.start, &mut out[token..]);
+                token += 1;
+            }
         }
     }
 }
