@@ -97,6 +97,9 @@ fn integer_formats_agree_sharply() {
         let gguf = synthetic(format, tiny(1));
         let answers = Naive::load(&gguf).sharp_answers(&ids(&tokens));
         for (run, logits) in runs(&Model::from_gguf(gguf).unwrap(), &tokens) {
+            if run.ends_with("prompt on amx") {
+                continue; // rounded to bfloat16, not to int8
+            }
             let meets = |(logits, answer): &(&[f32], &Answer)| {
                 violation(logits, &answer.expected, &answer.bound).is_none()
             };

@@ -12,7 +12,6 @@
 //! The bfloat16 engine reads them rounded to bfloat16, in the layout of [`Layout::Pairs`]: 32 tokens side
 //! by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2 columns`.
 
-use crate::Format;
 use crate::buffer::Buffer;
 use crate::simd::{LANES, STRIPE};
 
@@ -49,11 +48,6 @@ impl Layout {
             Layout::Rows | Layout::Tiles(_) => LANES,
             Layout::Pairs => 8 * LANES,
         }
-    }
-
-    /// Whether a product with this format reads the prepared activations, not the given ones.
-    pub(crate) fn prepares(self, format: Format) -> bool {
-        format.is_integer() || (self == Layout::Pairs && format != Format::F32)
     }
 
     /// 32-bit words of one tile.

@@ -353,7 +353,7 @@ impl Ops<'_> {
         let backend = self.cpu.backend;
         let rows = self.deterministic || tokens <= Acts::ROWS_MAX;
         let layout = if rows { Layout::Rows } else { backend.layout() };
-        let prepared = weights.iter().any(|w| layout.prepares(w.format()));
+        let prepared = weights.iter().any(|w| w.format().is_integer());
         acts.reshape(tokens, cols, layout, prepared);
         if !prepared {
             return;

@@ -80,10 +80,10 @@ impl Activations {
         if format.block_len() == 1 { Activations::Float } else { Activations::Int8 }
     }
 
-    /// What an instruction set does with a batch: matrix tiles are there for many tokens, and for all
-    /// formats but F32.
+    /// What an instruction set does with a batch: matrix tiles are there for many tokens of quantized
+    /// formats.
     pub fn on(isa: &str, format: Format, tokens: usize, deterministic: bool) -> Activations {
-        match isa == "amx" && format != Format::F32 && tokens > 8 && !deterministic {
+        match isa == "amx" && format.is_integer() && tokens > 8 && !deterministic {
             true => Activations::Bf16,
             false => Activations::of(format),
         }

@@ -13,6 +13,9 @@
 //! transpose each tile of C, in registers, to [token][row]
 //! ```
 //!
+//! F32, F16 and BF16 stay with the float engine: rounding the activations of such models to bfloat16 costs
+//! precision that their users chose to pay for.
+//!
 //! C lives in the output between blocks of columns and is reloaded as the initial accumulator, so that
 //! the size of a block does not change a bit of the result.
 //!
@@ -23,12 +26,11 @@
 use super::avx512::{AMX, Avx512};
 use super::{LANES, STRIPE, Simd};
 use crate::acts::{GROUP, PAIR_WORDS};
-use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::format::{IntegerBlock, Lanes};
 use crate::matrix::Matrix;
 use crate::ops::gemm::Job;
 use core::arch::asm;
 use core::arch::x86_64::*;
-use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 /// Groups of 32 columns in a block: 512 columns of 512 tokens are 512 KiB of B.
@@ -106,52 +108,40 @@ impl Drop for Tiles {
     }
 }
 
-/// How a row of some format becomes bfloat16.
-pub(super) trait Source {
-    /// Columns that are unpacked at a time: whole stripes.
-    const COLS: usize;
-
-    /// Unpacks columns `unit * COLS ..` of a row; line `i` of the panel's row gets 32 of them. Columns
-    /// beyond the row's end are zero.
-    fn unpack(s: Avx512<AMX>, row: &[u8], unit: usize, lines: &mut [[u8; STRIPE]]);
+/// Columns that are unpacked at a time: the fewest blocks that are whole stripes.
+fn unit_cols<B: IntegerBlock>() -> usize {
+    B::UNIT * B::LEN
 }
 
-/// Integer formats.
-pub(super) struct Integer<B>(PhantomData<B>);
-/// Float formats of two bytes.
-pub(super) struct Float<B>(PhantomData<B>);
-
-impl<B: IntegerBlock> Source for Integer<B> {
-    const COLS: usize = B::UNIT * B::LEN;
-
-    #[inline(always)]
-    fn unpack(s: Avx512<AMX>, row: &[u8], unit: usize, lines: &mut [[u8; STRIPE]]) {
-        let blocks = B::cast(row);
-        let mut padded = [B::zeroed(); 2];
-        let rest = &blocks[unit * B::UNIT..];
-        let unit = match rest.get(..B::UNIT) {
-            Some(unit) => unit,
-            None => {
-                padded[..rest.len()].copy_from_slice(rest);
-                &padded[..]
-            }
-        };
-        for i in 0..Self::COLS / STRIPE {
-            let w = B::unpack(s, unit, i);
-            // value = scale * q + offset, exactly as far as one rounding allows
-            let zero = B::ZERO.map_or(0.0, |zero| (1u32 << zero) as f32);
-            let mut offset = s.mul_quad(w.scale, s.splat_quad(-zero));
-            if <B::Lanes as Lanes>::MINS {
-                offset = s.fma_quad(w.min, s.splat_quad(-1.0), offset);
-            }
-            for half in 0..2 {
-                let pairs = if <B::Lanes as Lanes>::BITS <= 4 && !<B::Lanes as Lanes>::HALVES {
-                    by_table(w.q, w.scale, offset, half)
-                } else {
-                    by_product::<B>(w.q, w.scale, offset, half)
-                };
-                s.store_bytes(pairs, &mut lines[(2 * i + half) * ROWS]);
-            }
+/// Unpacks the `unit`th [`unit_cols`] columns of a row: line `i` of the panel's row gets 32 of them. Columns
+/// beyond the row's end are zero.
+#[inline(always)]
+fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], unit: usize, lines: &mut [[u8; STRIPE]]) {
+    let blocks = B::cast(row);
+    let mut padded = [B::zeroed(); 2];
+    let rest = &blocks[unit * B::UNIT..];
+    let unit = match rest.get(..B::UNIT) {
+        Some(unit) => unit,
+        None => {
+            padded[..rest.len()].copy_from_slice(rest);
+            &padded[..]
+        }
+    };
+    for i in 0..unit_cols::<B>() / STRIPE {
+        let w = B::unpack(s, unit, i);
+        // value = scale * q + offset, exactly as far as one rounding allows
+        let zero = B::ZERO.map_or(0.0, |zero| (1u32 << zero) as f32);
+        let mut offset = s.mul_quad(w.scale, s.splat_quad(-zero));
+        if <B::Lanes as Lanes>::MINS {
+            offset = s.fma_quad(w.min, s.splat_quad(-1.0), offset);
+        }
+        for half in 0..2 {
+            let pairs = if <B::Lanes as Lanes>::BITS <= 4 && !<B::Lanes as Lanes>::HALVES {
+                by_table(w.q, w.scale, offset, half)
+            } else {
+                by_product::<B>(w.q, w.scale, offset, half)
+            };
+            s.store_bytes(pairs, &mut lines[(2 * i + half) * ROWS]);
         }
     }
 }
@@ -197,28 +187,6 @@ fn by_product<B: IntegerBlock>(q: __m512i, scale: __m128, offset: __m128, half: 
     }
 }
 
-impl<B: FloatBlock> Source for Float<B> {
-    const COLS: usize = STRIPE;
-
-    #[inline(always)]
-    fn unpack(s: Avx512<AMX>, row: &[u8], unit: usize, lines: &mut [[u8; STRIPE]]) {
-        let rest = &B::cast(row)[unit * STRIPE..];
-        let mut padded = [B::zeroed(); STRIPE];
-        let blocks = match rest.first_chunk::<STRIPE>() {
-            Some(blocks) => blocks,
-            None => {
-                padded[..rest.len()].copy_from_slice(rest);
-                &padded
-            }
-        };
-        let (lanes, _) = blocks.as_chunks::<LANES>();
-        for half in 0..2 {
-            let (a, b) = (B::widen(s, &lanes[2 * half]), B::widen(s, &lanes[2 * half + 1]));
-            s.store_bytes(s.to_bf16(a, b), &mut lines[half * ROWS]);
-        }
-    }
-}
-
 /// The rows of a panel that are to be unpacked, a unit at a time.
 struct Unpacking<'a> {
     w: Matrix<'a>,
@@ -237,18 +205,18 @@ impl Unpacking<'_> {
 
     /// Unpacks one more unit into `lines`, the panel.
     #[inline(always)]
-    fn step<U: Source>(&mut self, s: Avx512<AMX>, lines: &mut [[u8; STRIPE]]) {
+    fn step<B: IntegerBlock>(&mut self, s: Avx512<AMX>, lines: &mut [[u8; STRIPE]]) {
         let (row, unit) = (self.done / self.units, self.done % self.units);
         let bytes = self.w.rows_bytes(self.first + row..self.first + row + 1);
-        let line = unit * (U::COLS / GROUP) * ROWS + row;
-        U::unpack(s, bytes, self.start + unit, &mut lines[line..]);
+        let line = unit * (unit_cols::<B>() / GROUP) * ROWS + row;
+        unpack::<B>(s, bytes, self.start + unit, &mut lines[line..]);
         self.done += 1;
     }
 }
 
 /// The bfloat16 engine.
 #[inline(always)]
-pub(super) fn gemm<U: Source>(s: Avx512<AMX>, job: Job<'_>) {
+pub(super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
     let Job { w, rows, acts, out, panel, .. } = job;
     let (k, tokens) = (acts.cols, acts.tokens);
     assert_eq!(w.cols(), k, "columns of the matrix, features of the activations");
@@ -264,13 +232,13 @@ pub(super) fn gemm<U: Source>(s: Avx512<AMX>, job: Job<'_>) {
             w,
             first,
             rows: ROWS.min(rows.end.saturating_sub(first)),
-            start: start * GROUP / U::COLS,
-            units: (n * GROUP).div_ceil(U::COLS),
+            start: start * GROUP / unit_cols::<B>(),
+            units: (n * GROUP).div_ceil(unit_cols::<B>()),
             done: 0,
         };
         let mut coming = unpacking(rows.start);
         while coming.left() > 0 {
-            coming.step::<U>(s, now);
+            coming.step::<B>(s, now);
         }
         for first in rows.clone().step_by(ROWS) {
             let mut coming = unpacking(first + ROWS);
@@ -286,13 +254,13 @@ pub(super) fn gemm<U: Source>(s: Avx512<AMX>, job: Job<'_>) {
                     debt += work; // the next panel is unpacked evenly in the shadow of the products
                     while debt >= steps && coming.left() > 0 {
                         debt -= steps;
-                        coming.step::<U>(s, next);
+                        coming.step::<B>(s, next);
                     }
                 }
                 panel.store(c, tile, padded, wide);
             }
             while coming.left() > 0 {
-                coming.step::<U>(s, next);
+                coming.step::<B>(s, next);
             }
             std::mem::swap(&mut now, &mut next);
         }

@@ -112,18 +112,14 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
         if LEVEL == AMX {
-            amx::gemm::<amx::Integer<B>>(Avx512(()), job);
+            amx::gemm::<B>(Avx512(()), job);
         } else {
             gemm::integer::<Self, B, TILE>(self, job);
         }
     }
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
-        if LEVEL == AMX && size_of::<B>() == 2 {
-            amx::gemm::<amx::Float<B>>(Avx512(()), job);
-        } else {
-            gemm::float::<Self, B, TILE>(self, job);
-        }
+        gemm::float::<Self, B, TILE>(self, job);
     }
 
     #[inline(always)]
