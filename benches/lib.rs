@@ -75,13 +75,11 @@ impl Figure {
     fn print(&self, seconds: f64) {
         let Figure { amount, unit, ceiling, limit } = self;
         let rate = amount / seconds;
-        match ceiling {
-            Some(ceiling) => {
-                let share = 100.0 * rate / ceiling;
-                println!("{:24}{rate:.2} {unit}, {share:.0} % of {ceiling:.2} ({limit})", "");
-            }
-            None => println!("{:24}{rate:.2} {unit}, ceiling not known ({limit})", ""),
-        }
+        let against = match ceiling {
+            Some(ceiling) => format!("{:.1} % of {ceiling:.1} ({limit})", 100.0 * rate / ceiling),
+            None => format!("ceiling not known ({limit})"),
+        };
+        println!("{:24}{rate:.1} {unit}, {against}", "");
     }
 }
 

@@ -1,35 +1,44 @@
-//! What the machine can do at most, measured without the kernels.
+//! What the machine can do at most: loops that do one thing, with the instructions that the kernels have.
 
+use llama_kernels::available;
 use llama_kernels::format::Lane;
 use llama_kernels::simd::{self, Kernel, LANES, STRIPE, Simd};
 use std::hint::black_box;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Passes of which the fastest counts.
-const PASSES: usize = 3;
+/// Runs of which the fastest counts.
+const RUNS: usize = 3;
 
-/// Bytes per second at which `threads` threads, each with a part of its own, read memory.
+/// Bytes that are read from memory in one go: short enough for a busy machine not to interrupt each.
+const SLICE: usize = 64 << 20;
+
+/// Bytes per second at which `threads` threads read memory that no cache holds.
+///
+/// # Panics
+/// If there is none.
 pub fn stream(memory: &[u8], threads: usize) -> f64 {
-    let parts = memory.chunks(memory.len().div_ceil(threads)).collect();
-    let seconds = fastest(parts, |part| {
-        let mut sums = [0u64; 16];
-        for line in part.as_chunks::<128>().0 {
-            for (sum, word) in sums.iter_mut().zip(line.as_chunks().0) {
-                *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
-            }
-        }
-        black_box(sums);
-    });
-    memory.len() as f64 / seconds
+    let isas = available();
+    let isa = isas.iter().rev().find(|isa| run(isa, Read { part: &[], ahead: 0 }).is_some());
+    let isa = isa.expect("scalar at least");
+    // With and without the help of prefetches.
+    let distances = [0, 4096, 8192].into_iter().cycle();
+    let rate = |(slice, ahead): (&[u8], usize)| {
+        let mut parts: Vec<_> = slice.chunks(slice.len().div_ceil(threads)).collect();
+        let seconds = together(&mut parts, |part| {
+            run(isa, Read { part, ahead });
+        });
+        slice.len() as f64 / seconds
+    };
+    memory.chunks_exact(SLICE).zip(distances).map(rate).reduce(f64::max).expect("memory to read")
 }
 
 /// Bytes per second, those read and those written, at which `threads` threads copy `bytes` bytes.
 pub fn copy(bytes: usize, threads: usize) -> f64 {
     let part = || vec![1u8; bytes / threads];
-    let parts = (0..threads).map(|_| (part(), part())).collect();
-    2.0 * bytes as f64 / fastest(parts, |(from, to)| to.copy_from_slice(black_box(from)))
+    let mut parts: Vec<_> = (0..threads).map(|_| (part(), part())).collect();
+    2.0 * bytes as f64 / fastest(&mut parts, |(from, to)| to.copy_from_slice(black_box(from)))
 }
 
 /// Operations per second of an ISA's integer dot products on operands in the first-level cache;
@@ -59,7 +68,7 @@ pub fn round_trips(threads: usize) -> Option<f64> {
     const TRIPS: usize = 100_000;
     let turn = AtomicUsize::new(0);
     let seconds = (threads > 1).then(|| {
-        fastest(vec![0, 1], |&mut me| {
+        fastest(&mut [0, 1], |&mut me| {
             let start = turn.load(Ordering::Acquire) / (2 * TRIPS) * (2 * TRIPS);
             for trip in 0..TRIPS {
                 let mine = start + 2 * trip + me;
@@ -74,7 +83,7 @@ pub fn round_trips(threads: usize) -> Option<f64> {
 }
 
 /// Seconds until all threads, each with its part, have done the work.
-fn fastest<P: Send>(mut parts: Vec<P>, work: impl Fn(&mut P) + Sync) -> f64 {
+fn together<P: Send>(parts: &mut [P], work: impl Fn(&mut P) + Sync) -> f64 {
     let barrier = Barrier::new(parts.len());
     let timed = |part: &mut P| {
         barrier.wait();
@@ -82,13 +91,16 @@ fn fastest<P: Send>(mut parts: Vec<P>, work: impl Fn(&mut P) + Sync) -> f64 {
         work(part);
         clock.elapsed()
     };
-    let mut pass = || -> Option<Duration> {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = parts.iter_mut().map(|part| scope.spawn(|| timed(part))).collect();
-            threads.into_iter().map(|thread| thread.join().expect("no panic")).max()
-        })
-    };
-    (0..PASSES).filter_map(|_| pass()).min().unwrap_or_default().as_secs_f64()
+    let slowest = std::thread::scope(|scope| {
+        let threads: Vec<_> = parts.iter_mut().map(|part| scope.spawn(|| timed(part))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).max()
+    });
+    slowest.unwrap_or_default().as_secs_f64()
+}
+
+/// The same for the fastest of some runs.
+fn fastest<P: Send>(parts: &mut [P], work: impl Fn(&mut P) + Sync) -> f64 {
+    (0..RUNS).map(|_| together(parts, &work)).fold(f64::INFINITY, f64::min)
 }
 
 /// Repetitions of a peak's inner loop: some tens of milliseconds at a billion a second.
@@ -96,7 +108,7 @@ const ROUNDS: usize = 1 << 16;
 
 fn peak<K: Kernel + Copy + Sync>(isa: &str, threads: usize, kernel: K, operations: usize) -> Option<f64> {
     run(isa, kernel)?;
-    let seconds = fastest(vec![(); threads], |()| {
+    let seconds = fastest(&mut vec![(); threads], |()| {
         run(isa, kernel);
     });
     Some((threads * operations) as f64 / seconds)
@@ -115,6 +127,34 @@ fn run<K: Kernel + Copy>(isa: &str, kernel: K) -> Option<K::Out> {
         .or_else(|| on::<simd::Avx512<false>, K>(isa, kernel))
         .or_else(|| on::<simd::Avx512<true>, K>(isa, kernel));
     out
+}
+
+/// Adds up the bytes' words, prefetching `ahead` bytes before they are needed.
+#[derive(Clone, Copy)]
+struct Read<'a> {
+    part: &'a [u8],
+    ahead: usize,
+}
+
+impl Kernel for Read<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let mut sums = [s.splat_i32(0); 4];
+        for lines in self.part.as_chunks::<STRIPE>().0.as_chunks::<4>().0 {
+            for (sum, line) in sums.iter_mut().zip(lines) {
+                if self.ahead > 0 {
+                    s.prefetch(line.as_ptr().wrapping_add(self.ahead));
+                }
+                *sum = s.add_i32(*sum, s.load_bytes(line));
+            }
+        }
+        let mut out = [0; LANES];
+        for sum in sums {
+            s.store_i32(sum, &mut out);
+            black_box(&out);
+        }
+    }
 }
 
 /// Groups of four columns that share a scale.

@@ -7,8 +7,8 @@ fn main() {
     let mut c = criterion();
     let cpu = &Cpu::new(&CpuOptions::default()).expect("the default threads and ISA");
     let figure = || {
-        let ceiling = round_trips(cpu.threads()).map(|rate| rate / 1e6);
-        Figure { amount: 1e-6, unit: "M/s", ceiling, limit: "round trips of a cache line" }
+        let ceiling = round_trips(cpu.threads()).map(|rate| rate / 1e3);
+        Figure { amount: 1e-3, unit: "thousand/s", ceiling, limit: "round trips of a cache line" }
     };
 
     measure(&mut c, format!("split x {}", cpu.threads()), || {
