@@ -1,8 +1,8 @@
 //! What the machine can do at most: loops that do one thing, with the instructions that the kernels have.
 
-use llama_kernels::available;
 use llama_kernels::format::Lane;
-use llama_kernels::simd::{self, Kernel, LANES, STRIPE, Simd};
+use llama_kernels::simd::{Kernel, LANES, STRIPE, Simd};
+use llama_kernels::{available, run_on};
 use std::hint::black_box;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,15 +19,13 @@ const SLICE: usize = 64 << 20;
 /// # Panics
 /// If there is none.
 pub fn stream(memory: &[u8], threads: usize) -> f64 {
-    let isas = available();
-    let isa = isas.iter().rev().find(|isa| run(isa, Read { part: &[], ahead: 0 }).is_some());
-    let isa = isa.expect("scalar at least");
+    let isa = available().pop().expect("scalar at least");
     // With and without the help of prefetches.
     let distances = [0, 4096, 8192].into_iter().cycle();
     let rate = |(slice, ahead): (&[u8], usize)| {
         let mut parts: Vec<_> = slice.chunks(slice.len().div_ceil(threads)).collect();
         let seconds = together(&mut parts, |part| {
-            run(isa, Read { part, ahead });
+            run_on(isa, Read { part, ahead });
         });
         slice.len() as f64 / seconds
     };
@@ -107,26 +105,11 @@ fn fastest<P: Send>(parts: &mut [P], work: impl Fn(&mut P) + Sync) -> f64 {
 const ROUNDS: usize = 1 << 16;
 
 fn peak<K: Kernel + Copy + Sync>(isa: &str, threads: usize, kernel: K, operations: usize) -> Option<f64> {
-    run(isa, kernel)?;
+    run_on(isa, kernel)?;
     let seconds = fastest(&mut vec![(); threads], |()| {
-        run(isa, kernel);
+        run_on(isa, kernel);
     });
     Some((threads * operations) as f64 / seconds)
-}
-
-/// Runs a kernel on the ISA of this name. An ISA that is missing here has no known ceiling.
-fn run<K: Kernel + Copy>(isa: &str, kernel: K) -> Option<K::Out> {
-    fn on<S: Simd, K: Kernel>(isa: &str, kernel: K) -> Option<K::Out> {
-        (S::NAME == isa).then(S::new).flatten().map(|s| s.run(kernel))
-    }
-    let out = on::<simd::Scalar, K>(isa, kernel);
-    #[cfg(target_arch = "x86_64")]
-    let out = out
-        .or_else(|| on::<simd::Avx2<false>, K>(isa, kernel))
-        .or_else(|| on::<simd::Avx2<true>, K>(isa, kernel))
-        .or_else(|| on::<simd::Avx512<false>, K>(isa, kernel))
-        .or_else(|| on::<simd::Avx512<true>, K>(isa, kernel));
-    out
 }
 
 /// Adds up the bytes' words, prefetching `ahead` bytes before they are needed.

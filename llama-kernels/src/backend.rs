@@ -219,24 +219,33 @@ fn object<S: Simd>() -> Option<&'static dyn Backend> {
     S::new().map(|s| &*Box::leak(Box::new(s)) as &'static dyn Backend)
 }
 
-/// The instruction sets that this CPU has, the plainest first, the best last.
-pub(crate) fn available() -> Vec<&'static dyn Backend> {
-    [
-        object::<simd::Scalar>(),
-        #[cfg(target_arch = "x86_64")]
-        object::<simd::Avx2<false>>(),
-        #[cfg(target_arch = "x86_64")]
-        object::<simd::Avx2<true>>(),
-        #[cfg(target_arch = "x86_64")]
-        object::<simd::Avx512<{ simd::avx512::BASE }>>(),
-        #[cfg(target_arch = "x86_64")]
-        object::<simd::Avx512<{ simd::avx512::VNNI }>>(),
-        #[cfg(target_arch = "x86_64")]
-        object::<simd::Avx512<{ simd::avx512::AMX }>>(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+/// The only list of instruction sets, the plainest first, the best last.
+macro_rules! registry {
+    ($($(#[$only:meta])? $isa:ty,)*) => {
+        /// The instruction sets that this CPU has, the plainest first, the best last.
+        pub(crate) fn available() -> Vec<&'static dyn Backend> {
+            let mut all = Vec::new();
+            $($(#[$only])? all.extend(object::<$isa>());)*
+            all
+        }
+
+        /// Runs a kernel of one's own on the instruction set with this name, if this CPU has it.
+        pub fn run_on<K: Kernel>(isa: &str, kernel: K) -> Option<K::Out> {
+            $($(#[$only])? if <$isa>::NAME.eq_ignore_ascii_case(isa) {
+                return <$isa>::new().map(|s| s.run(kernel));
+            })*
+            None
+        }
+    };
+}
+
+registry! {
+    simd::Scalar,
+    #[cfg(target_arch = "x86_64")] simd::Avx2<false>,
+    #[cfg(target_arch = "x86_64")] simd::Avx2<true>,
+    #[cfg(target_arch = "x86_64")] simd::Avx512<{ simd::avx512::BASE }>,
+    #[cfg(target_arch = "x86_64")] simd::Avx512<{ simd::avx512::VNNI }>,
+    #[cfg(target_arch = "x86_64")] simd::Avx512<{ simd::avx512::AMX }>,
 }
 
 /// The best of [`available`].
