@@ -36,9 +36,12 @@ pub unsafe trait Block: Copy + Send + Sync + 'static {
 
     /// Encodes [`LEN`](Self::LEN) weights.
     ///
+    /// `importance` says how much each weight's squared error matters (from an importance matrix: the
+    /// mean square of the activation that it is multiplied with); without it all matter the same.
+    ///
     /// # Panics
-    /// If `x.len() != Self::LEN`.
-    fn quantize(x: &[f32]) -> Self;
+    /// If `x`, or `importance`, is not [`LEN`](Self::LEN) long.
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self;
 
     /// Views a row's bytes as blocks.
     ///
@@ -246,10 +249,26 @@ impl Format {
     /// # Panics
     /// If the length of `x` is no multiple of [`block_len`](Self::block_len).
     pub fn quantize(self, x: &[f32], out: &mut Vec<u8>) {
+        self.quantize_weighted(x, None, out);
+    }
+
+    /// Encodes a row such that the errors of important weights are small, if `importance` says how much
+    /// each weight's squared error matters; appends the bytes to `out`.
+    ///
+    /// # Panics
+    /// If the length of `x` is no multiple of [`block_len`](Self::block_len), or that of `importance` is
+    /// another.
+    pub fn quantize_weighted(self, x: &[f32], importance: Option<&[f32]>, out: &mut Vec<u8>) {
         assert!(x.len().is_multiple_of(self.block_len()), "{} row of {} weights", self.name(), x.len());
+        assert!(
+            importance.is_none_or(|w| w.len() == x.len()),
+            "an importance for each of {} weights",
+            x.len()
+        );
         with_block!(self, B => {
-            for x in x.chunks_exact(B::LEN) {
-                out.extend_from_slice(B::bytes(&[B::quantize(x)]));
+            for (i, x) in x.chunks_exact(B::LEN).enumerate() {
+                let importance = importance.map(|w| &w[i * B::LEN..][..B::LEN]);
+                out.extend_from_slice(B::bytes(&[B::quantize(x, importance)]));
             }
         })
     }

@@ -29,7 +29,7 @@ unsafe impl Block for Q4_0 {
         }
     }
 
-    fn quantize(x: &[f32]) -> Self {
+    fn quantize(x: &[f32], _importance: Option<&[f32]>) -> Self {
         assert_eq!(x.len(), Self::LEN);
         // The weight of largest magnitude (the first of equals) becomes -8 exactly.
         let extreme = x.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
@@ -63,7 +63,7 @@ mod tests {
     fn the_extreme_weight_is_kept() {
         let x: [f32; 32] = std::array::from_fn(|i| if i == 7 { -4.0 } else { (i as f32).cos() });
         let mut y = [0.0; 32];
-        Q4_0::quantize(&x).dequantize(&mut y);
+        Q4_0::quantize(&x, None).dequantize(&mut y);
         assert_eq!(y[7], -4.0);
         for (x, y) in x.iter().zip(y) {
             assert!((x - y).abs() <= 0.26, "{x} {y}");
