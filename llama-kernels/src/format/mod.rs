@@ -2,18 +2,45 @@
 //!
 //! A format is one file and one line in the registry below. The file holds the
 //! block's byte layout (alignment 1, every bit pattern valid), [`Block::dequantize`]
-//! (the definition, written to be read), [`Block::quantize`] (the encoder) and how the
+//! (the definition, written to be read), [`Block::quantize`] (the encoder, if any) and how the
 //! drivers take lanes and scales out of it: [`IntegerBlock::unpack`] or [`FloatBlock::widen`].
 
 mod bfloat16;
+#[cfg(test)]
+mod check;
 mod float16;
 mod float32;
+mod grids;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod nvfp4;
+mod q1_0;
 mod q4_0;
 mod q8_0;
 
 pub use bfloat16::BF16;
 pub use float16::F16;
 pub use float32::F32;
+pub use iq1_m::IQ1_M;
+pub use iq1_s::IQ1_S;
+pub use iq2_s::IQ2_S;
+pub use iq2_xs::IQ2_XS;
+pub use iq2_xxs::IQ2_XXS;
+pub use iq3_s::IQ3_S;
+pub use iq3_xxs::IQ3_XXS;
+pub use iq4_nl::IQ4_NL;
+pub use iq4_xs::IQ4_XS;
+pub use mxfp4::MXFP4;
+pub use nvfp4::NVFP4;
+pub use q1_0::Q1_0;
 pub use q4_0::Q4_0;
 pub use q8_0::Q8_0;
 
@@ -40,8 +67,14 @@ pub unsafe trait Block: Copy + Send + Sync + 'static {
     /// mean square of the activation that it is multiplied with); without it all matter the same.
     ///
     /// # Panics
-    /// If `x`, or `importance`, is not [`LEN`](Self::LEN) long.
-    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self;
+    /// If `x`, or `importance`, is not [`LEN`](Self::LEN) long, or if the format is only read:
+    /// [`RANDOM`](Self::RANDOM) takes the encoder's place then.
+    fn quantize(_x: &[f32], _importance: Option<&[f32]>) -> Self {
+        panic!("a format that is only read")
+    }
+
+    /// How random blocks are made, for a format that is only read; `None` if it has an encoder.
+    const RANDOM: Option<Random<Self>> = None;
 
     /// Views a row's bytes as blocks.
     ///
@@ -65,6 +98,26 @@ pub unsafe trait Block: Copy + Send + Sync + 'static {
     fn bytes(blocks: &[Self]) -> &[u8] {
         // SAFETY: `Self` has no padding (the contract of `Block`), so every byte is initialised.
         unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast(), size_of_val(blocks)) }
+    }
+}
+
+/// What makes random bytes a block whose weights have a given standard deviation: synthetic models
+/// are built so in the formats that are only read.
+#[derive(Clone, Copy)]
+pub struct Random<B> {
+    /// The standard deviation of the weights if the bytes are random and the scale is 1.
+    pub std: f32,
+    /// Replaces the scale.
+    pub set_scale: fn(&mut B, f32),
+}
+
+impl<B: Block> Random<B> {
+    fn block(self, bits: &mut impl FnMut() -> u64, std: f32) -> B {
+        let mut bytes = vec![0; size_of::<B>()];
+        bytes.chunks_mut(8).for_each(|bytes| bytes.copy_from_slice(&bits().to_le_bytes()[..bytes.len()]));
+        let mut block = B::cast(&bytes)[0];
+        (self.set_scale)(&mut block, std / self.std);
+        block
     }
 }
 
@@ -187,7 +240,19 @@ registry! {
     F16 = 1 float,
     Q4_0 = 2 integer,
     Q8_0 = 8 integer,
+    IQ2_XXS = 16 integer,
+    IQ2_XS = 17 integer,
+    IQ3_XXS = 18 integer,
+    IQ1_S = 19 integer,
+    IQ4_NL = 20 integer,
+    IQ3_S = 21 integer,
+    IQ2_S = 22 integer,
+    IQ4_XS = 23 integer,
+    IQ1_M = 29 integer,
     BF16 = 30 float,
+    MXFP4 = 39 integer,
+    NVFP4 = 40 integer,
+    Q1_0 = 41 integer,
 }
 pub(crate) use with_block;
 
@@ -244,10 +309,33 @@ impl Format {
         })
     }
 
+    /// Whether there is an encoder. A format without one is only read; [`random`](Self::random) makes
+    /// rows of it for tests and benchmarks.
+    pub fn encodes(self) -> bool {
+        with_block!(self, B => B::RANDOM.is_none())
+    }
+
+    /// Appends a row of `cols` random weights with mean 0 and standard deviation `std` to `out`, in
+    /// a format that is only read. `bits` is a source of uniform bits; equal ones give equal rows.
+    ///
+    /// # Panics
+    /// If the format [`encodes`](Self::encodes): random weights are the caller's to draw then. If `cols` is
+    /// no multiple of [`block_len`](Self::block_len).
+    pub fn random(self, cols: usize, std: f32, mut bits: impl FnMut() -> u64, out: &mut Vec<u8>) {
+        assert!(cols.is_multiple_of(self.block_len()), "{} row of {cols} weights", self.name());
+        with_block!(self, B => {
+            let random = B::RANDOM.expect("a format without an encoder");
+            for _ in 0..cols / B::LEN {
+                out.extend_from_slice(B::bytes(&[random.block(&mut bits, std)]));
+            }
+        })
+    }
+
     /// Encodes a row and appends its bytes to `out`.
     ///
     /// # Panics
-    /// If the length of `x` is no multiple of [`block_len`](Self::block_len).
+    /// If the length of `x` is no multiple of [`block_len`](Self::block_len), or if the format has no
+    /// encoder ([`encodes`](Self::encodes)).
     pub fn quantize(self, x: &[f32], out: &mut Vec<u8>) {
         self.quantize_weighted(x, None, out);
     }
@@ -256,8 +344,8 @@ impl Format {
     /// each weight's squared error matters; appends the bytes to `out`.
     ///
     /// # Panics
-    /// If the length of `x` is no multiple of [`block_len`](Self::block_len), or that of `importance` is
-    /// another.
+    /// If the length of `x` is no multiple of [`block_len`](Self::block_len), that of `importance` is
+    /// another, or the format has no encoder ([`encodes`](Self::encodes)).
     pub fn quantize_weighted(self, x: &[f32], importance: Option<&[f32]>, out: &mut Vec<u8>) {
         assert!(x.len().is_multiple_of(self.block_len()), "{} row of {} weights", self.name(), x.len());
         assert!(
