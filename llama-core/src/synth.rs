@@ -3,7 +3,8 @@
 //! Speed and memory depend on a model's shape and format, not on what it learnt. So a model of the
 //! real size with seeded Gaussian weights measures them without a download. The weights are scaled
 //! such that activations stay near 1 through any number of layers and the logits spread like a
-//! trained model's; the text is gibberish, but it is the same gibberish on every machine.
+//! trained model's; the text is gibberish, but it is the same gibberish on every machine. A format
+//! that is only read gets random blocks whose weights have the same mean and variance.
 //!
 //! Two sources of weights. Small models (up to 2^26 weights) draw each one. For large ones that
 //! would take minutes, so 4,096 groups of weights are drawn and encoded once per (format, scale),
@@ -172,7 +173,7 @@ impl Synth {
             for _ in 0..tensor.weights() / cols {
                 match groups {
                     Some(groups) => groups.row(&mut rng, cols, &mut piece),
-                    None => tensor.format.quantize(&tensor.draw(&mut rng, cols), &mut piece),
+                    None => tensor.draw(&mut rng, cols, &mut piece),
                 }
                 if piece.len() >= PIECE {
                     data.write_all(&piece)?;
@@ -196,9 +197,14 @@ impl Tensor {
         self.dims.iter().product()
     }
 
-    /// New weights.
-    fn draw(&self, rng: &mut Rng, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.mean + self.std * rng.gaussian()).collect()
+    /// Draws `n` weights and appends them, encoded, to `out`.
+    fn draw(&self, rng: &mut Rng, n: usize, out: &mut Vec<u8>) {
+        if self.format.encodes() {
+            let weights: Vec<f32> = (0..n).map(|_| self.mean + self.std * rng.gaussian()).collect();
+            self.format.quantize(&weights, out);
+        } else {
+            self.format.random(n, self.std, || rng.bits(), out);
+        }
     }
 }
 
@@ -349,7 +355,7 @@ impl Palette {
         let index = known.unwrap_or_else(|| {
             let mut rng = Rng::named(self.seed ^ u64::from(std.to_bits()), format.name());
             let mut bytes = Vec::new();
-            format.quantize(&tensor.draw(&mut rng, len << Groups::BITS), &mut bytes);
+            tensor.draw(&mut rng, len << Groups::BITS, &mut bytes);
             self.groups.push(Groups { format, std, len, size: bytes.len() >> Groups::BITS, bytes });
             self.groups.len() - 1
         });

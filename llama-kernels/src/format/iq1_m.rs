@@ -41,7 +41,7 @@ impl IQ1_M {
 // SAFETY: byte arrays only: alignment 1, no padding, every bit pattern valid.
 unsafe impl Block for IQ1_M {
     const LEN: usize = 256;
-    const RANDOM: Option<Random<Self>> = Some(Random { std: 7.0, set_scale: IQ1_M::set_d });
+    const RANDOM: Option<Random<Self>> = Some(Random { std: 7.2, set_scale: IQ1_M::set_d });
 
     fn dequantize(&self, out: &mut [f32]) {
         assert_eq!(out.len(), Self::LEN);

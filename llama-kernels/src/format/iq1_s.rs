@@ -25,7 +25,7 @@ const _: () = assert!(size_of::<IQ1_S>() == 50 && align_of::<IQ1_S>() == 1);
 unsafe impl Block for IQ1_S {
     const LEN: usize = 256;
     const RANDOM: Option<Random<Self>> =
-        Some(Random { std: 7.0, set_scale: |block, d| block.d = f16::from_f32(d).to_le_bytes() });
+        Some(Random { std: 7.2, set_scale: |block, d| block.d = f16::from_f32(d).to_le_bytes() });
 
     fn dequantize(&self, out: &mut [f32]) {
         assert_eq!(out.len(), Self::LEN);

@@ -27,7 +27,7 @@ const _: () = assert!(size_of::<IQ3_S>() == 110 && align_of::<IQ3_S>() == 1);
 unsafe impl Block for IQ3_S {
     const LEN: usize = 256;
     const RANDOM: Option<Random<Self>> =
-        Some(Random { std: 160.0, set_scale: |block, d| block.d = f16::from_f32(d).to_le_bytes() });
+        Some(Random { std: 140.2, set_scale: |block, d| block.d = f16::from_f32(d).to_le_bytes() });
 
     fn dequantize(&self, out: &mut [f32]) {
         assert_eq!(out.len(), Self::LEN);

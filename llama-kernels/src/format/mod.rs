@@ -374,13 +374,57 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_ggml() {
-        let expected = [("F32", 1, 4), ("F16", 1, 2), ("Q4_0", 32, 18), ("Q8_0", 32, 34), ("BF16", 1, 2)];
+        let expected = [
+            ("F32", 1, 4),
+            ("F16", 1, 2),
+            ("Q4_0", 32, 18),
+            ("Q8_0", 32, 34),
+            ("IQ2_XXS", 256, 66),
+            ("IQ2_XS", 256, 74),
+            ("IQ3_XXS", 256, 98),
+            ("IQ1_S", 256, 50),
+            ("IQ4_NL", 32, 18),
+            ("IQ3_S", 256, 110),
+            ("IQ2_S", 256, 82),
+            ("IQ4_XS", 256, 136),
+            ("IQ1_M", 256, 56),
+            ("BF16", 1, 2),
+            ("MXFP4", 32, 17),
+            ("NVFP4", 64, 36),
+            ("Q1_0", 128, 18),
+        ];
+        assert_eq!(
+            expected.map(|(name, ..)| name)[..],
+            *Format::ALL.iter().map(|f| f.name()).collect::<Vec<_>>()
+        );
         for (name, len, bytes) in expected {
             let format = Format::from_name(name).unwrap();
             assert_eq!((format.block_len(), format.block_bytes()), (len, bytes), "{name}");
             assert_eq!(Format::from_id(format.id()), Some(format));
         }
         assert_eq!(Format::from_id(4), None);
+    }
+
+    #[test]
+    fn random_rows_have_the_deviation_that_was_asked_for() {
+        for &format in Format::ALL.iter().filter(|format| !format.encodes()) {
+            for std in [1.0, 1.0 / 64.0, 1.0 / 169.0] {
+                let mut state = 1u64;
+                let bits = || {
+                    state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                    let z = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+                    z ^ z >> 31
+                };
+                let mut row = Vec::new();
+                format.random(1 << 18, std, bits, &mut row);
+                let mut weights = vec![0.0; 1 << 18];
+                format.dequantize(&row, &mut weights);
+                let moment = |p: i32| weights.iter().map(|w| f64::from(w / std).powi(p)).sum::<f64>();
+                let (mean, deviation) = (moment(1) / 262_144.0, (moment(2) / 262_144.0).sqrt());
+                assert!(mean.abs() < 0.01 && (deviation - 1.0).abs() < 0.04, "{format}: {mean}, {deviation}");
+            }
+        }
     }
 
     #[test]
