@@ -67,52 +67,55 @@ impl Group {
     }
 
     /// The scale of least error, as far as a search finds it: the extreme weight is put at, and a
-    /// little beyond and short of, either end of the levels. What is nearest decides the codes, and
-    /// the codes the best scale, twice.
+    /// little beyond and short of, either end of the levels. The best try decides the levels, they
+    /// the best scale for them, and that the levels once more.
     pub(super) fn best_scale(&self) -> f32 {
         let extreme = self.x.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
-        if extreme == 0.0 {
-            return 0.0;
-        }
-        let mut best = (0.0, 0.0);
-        for ends in [-127.0, 113.0] {
-            for step in -8..=4 {
-                let mut scale = extreme / (ends * (1.0 - step as f32 / 48.0));
-                for _ in 0..2 {
-                    let (projection, norm) = self.moments(scale);
-                    if norm > 0.0 && projection * projection > best.1 * norm {
-                        best = (projection / norm, projection * projection / norm);
-                    }
-                    scale = projection / norm;
-                }
-            }
-        }
-        best.0
+        let ends = [-127.0f32, 113.0];
+        let tries = ends.iter().flat_map(|end| (-4..=2).map(move |step| end * (1.0 - step as f32 / 24.0)));
+        let best = tries.fold((0.0, 0.0), |best, end| self.better(best, extreme / end));
+        (0..2).fold(best, |best, _| self.better(best, best.0)).0
     }
 
-    /// With `l` the level nearest to each `x / scale`: the sums of `x * l` and of `l * l`.
+    /// The best scale so far and by how much it lowers the sum of squared errors, against the scale that
+    /// is best for the levels which `scale` chooses.
+    fn better(&self, best: (f32, f32), scale: f32) -> (f32, f32) {
+        let (projection, norm) = self.moments(scale);
+        let gain = projection * projection / norm;
+        if gain > best.1 { (projection / norm, gain) } else { best }
+    }
+
+    /// The sums of `x * l` and of `l * l`, where `l` is the level nearest to `x / scale`.
     fn moments(&self, scale: f32) -> (f32, f32) {
-        let inverse = 1.0 / scale;
         let (mut projection, mut norm) = ([0.0; 8], [0.0; 8]);
-        let chunks = self.x.as_chunks::<8>().0.iter().zip(self.importance.as_chunks::<8>().0);
-        for (x, importance) in chunks {
-            for i in 0..8 {
-                let level = f32::from(LEVELS[nearest(x[i] * inverse)]);
-                projection[i] += importance[i] * x[i] * level;
-                norm[i] += importance[i] * level * level;
-            }
+        for (i, level) in self.levels(scale).into_iter().enumerate() {
+            projection[i % 8] += self.importance[i] * self.x[i] * level;
+            norm[i % 8] += self.importance[i] * level * level;
         }
         (projection.iter().sum(), norm.iter().sum())
     }
 
     /// The sum of the squared errors.
     pub(super) fn error(&self, scale: f32) -> f32 {
+        let mut sums = [0.0; 8];
+        for (i, level) in self.levels(scale).into_iter().enumerate() {
+            let error = self.x[i] - scale * level;
+            sums[i % 8] += self.importance[i] * error * error;
+        }
+        sums.iter().sum()
+    }
+
+    /// The level nearest to each `x / scale`.
+    fn levels(&self, scale: f32) -> [f32; 32] {
         let inverse = 1.0 / scale;
-        let error = |(x, importance): (&f32, &f32)| {
-            let error = x - scale * f32::from(LEVELS[nearest(x * inverse)]);
-            importance * error * error
-        };
-        self.x.iter().zip(&self.importance).map(error).sum()
+        let mut levels = [f32::from(LEVELS[0]); 32];
+        for pair in LEVELS.windows(2) {
+            let [a, b] = [f32::from(pair[0]), f32::from(pair[1])];
+            for (level, x) in levels.iter_mut().zip(&self.x) {
+                *level += if x * inverse > 0.5 * (a + b) { b - a } else { 0.0 };
+            }
+        }
+        levels
     }
 
     /// The codes of the nearest levels, as the formats store them.
