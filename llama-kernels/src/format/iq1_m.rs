@@ -79,12 +79,6 @@ impl IntegerBlock for IQ1_M {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::check;
-
-    #[test]
-    fn unpack_is_dequantize() {
-        check::unpack::<IQ1_M>();
-    }
 
     #[test]
     fn a_block_by_hand() {

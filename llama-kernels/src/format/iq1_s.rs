@@ -63,12 +63,6 @@ impl IntegerBlock for IQ1_S {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::check;
-
-    #[test]
-    fn unpack_is_dequantize() {
-        check::unpack::<IQ1_S>();
-    }
 
     #[test]
     fn a_block_by_hand() {

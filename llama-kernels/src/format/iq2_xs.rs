@@ -61,12 +61,6 @@ impl IntegerBlock for IQ2_XS {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::check;
-
-    #[test]
-    fn unpack_is_dequantize() {
-        check::unpack::<IQ2_XS>();
-    }
 
     #[test]
     fn a_block_by_hand() {

@@ -68,12 +68,6 @@ impl IntegerBlock for IQ3_S {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::check;
-
-    #[test]
-    fn unpack_is_dequantize() {
-        check::unpack::<IQ3_S>();
-    }
 
     #[test]
     fn a_block_by_hand() {

@@ -62,12 +62,6 @@ impl IntegerBlock for IQ3_XXS {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::check;
-
-    #[test]
-    fn unpack_is_dequantize() {
-        check::unpack::<IQ3_XXS>();
-    }
 
     #[test]
     fn a_block_by_hand() {

@@ -135,12 +135,6 @@ fn nearest(v: f32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::check;
-
-    #[test]
-    fn unpack_is_dequantize() {
-        check::unpack::<IQ4_NL>();
-    }
 
     #[test]
     fn levels_are_kept() {

@@ -98,12 +98,6 @@ impl IntegerBlock for IQ4_XS {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::check;
-
-    #[test]
-    fn unpack_is_dequantize() {
-        check::unpack::<IQ4_XS>();
-    }
 
     #[test]
     fn levels_and_scales_are_kept() {

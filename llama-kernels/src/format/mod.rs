@@ -6,8 +6,6 @@
 //! drivers take lanes and scales out of it: [`IntegerBlock::unpack`] or [`FloatBlock::widen`].
 
 mod bfloat16;
-#[cfg(test)]
-mod check;
 mod float16;
 mod float32;
 mod grids;

@@ -45,12 +45,6 @@ impl IntegerBlock for Q1_0 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::check;
-
-    #[test]
-    fn unpack_is_dequantize() {
-        check::unpack::<Q1_0>();
-    }
 
     #[test]
     fn a_block_by_hand() {
