@@ -8,14 +8,37 @@
 mod bfloat16;
 mod float16;
 mod float32;
+mod q2_k;
+mod q3_k;
 mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+mod q8_k;
+mod search;
+mod tq1_0;
+mod tq2_0;
 
 pub use bfloat16::BF16;
 pub use float16::F16;
 pub use float32::F32;
+pub use q2_k::Q2_K;
+pub use q3_k::Q3_K;
 pub use q4_0::Q4_0;
+pub use q4_1::Q4_1;
+pub use q4_k::Q4_K;
+pub use q5_0::Q5_0;
+pub use q5_1::Q5_1;
+pub use q5_k::Q5_K;
+pub use q6_k::Q6_K;
 pub use q8_0::Q8_0;
+pub use q8_k::Q8_K;
+pub use tq1_0::TQ1_0;
+pub use tq2_0::TQ2_0;
 
 use crate::simd::{LANES, STRIPE, Simd};
 
@@ -186,8 +209,19 @@ registry! {
     F32 = 0 float,
     F16 = 1 float,
     Q4_0 = 2 integer,
+    Q4_1 = 3 integer,
+    Q5_0 = 6 integer,
+    Q5_1 = 7 integer,
     Q8_0 = 8 integer,
+    Q2_K = 10 integer,
+    Q3_K = 11 integer,
+    Q4_K = 12 integer,
+    Q5_K = 13 integer,
+    Q6_K = 14 integer,
+    Q8_K = 15 integer,
     BF16 = 30 float,
+    TQ1_0 = 34 integer,
+    TQ2_0 = 35 integer,
 }
 pub(crate) use with_block;
 
@@ -286,7 +320,24 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_ggml() {
-        let expected = [("F32", 1, 4), ("F16", 1, 2), ("Q4_0", 32, 18), ("Q8_0", 32, 34), ("BF16", 1, 2)];
+        let expected = [
+            ("F32", 1, 4),
+            ("F16", 1, 2),
+            ("Q4_0", 32, 18),
+            ("Q4_1", 32, 20),
+            ("Q5_0", 32, 22),
+            ("Q5_1", 32, 24),
+            ("Q8_0", 32, 34),
+            ("Q2_K", 256, 84),
+            ("Q3_K", 256, 110),
+            ("Q4_K", 256, 144),
+            ("Q5_K", 256, 176),
+            ("Q6_K", 256, 210),
+            ("Q8_K", 256, 292),
+            ("BF16", 1, 2),
+            ("TQ1_0", 256, 54),
+            ("TQ2_0", 256, 66),
+        ];
         for (name, len, bytes) in expected {
             let format = Format::from_name(name).unwrap();
             assert_eq!((format.block_len(), format.block_bytes()), (len, bytes), "{name}");

@@ -84,6 +84,7 @@ impl Kernel for All {
             ("or", int(s.or(iw, ix))),
             ("xor", int(s.xor(iw, ix))),
             ("sub_u8", int(s.sub_u8(iw, ix))),
+            ("mul_u8", int(s.mul_u8(iw, ix))),
             ("shr_halves", int(s.shr_halves(iw, 2, 5))),
             ("mask", int(s.mask(bits))),
             ("lookup", int(s.lookup(&quarter[2], s.and(iw, s.splat_u8(15))))),
