@@ -59,16 +59,16 @@ pub(super) fn groups<const G: usize, const N: usize>(x: &[f32]) -> &[[f32; N]; G
     x.as_chunks().0.try_into().expect("the number of groups was checked")
 }
 
-/// A sum over a group, in eight lanes so that it can be vectorised.
+/// A sum over a group, in four lanes so that it can be vectorised.
 #[inline(always)]
 fn sum<const N: usize>(term: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0; 8];
-    for i in 0..N / 8 {
+    let mut lanes = [0.0; 4];
+    for i in 0..N / 4 {
         for (j, lane) in lanes.iter_mut().enumerate() {
-            *lane += term(8 * i + j);
+            *lane += term(4 * i + j);
         }
     }
-    lanes.iter().sum()
+    (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
 }
 
 /// The element of largest magnitude.
@@ -131,15 +131,15 @@ pub(super) fn scale<const N: usize>(x: &[f32; N], w: &[f32; N], levels: Levels) 
     };
     // Where the extreme comes to lie: about the lowest level, or the highest, or clipped beyond them.
     let starts = STRETCHES.flat_map(|step| {
-        let stretch = 0.1 * step as f32;
+        let stretch = 0.4 * step as f32;
         [(levels.lo - stretch) * unit, (levels.hi + stretch) * unit]
     });
     let best = starts.map(fit).fold((0.0, 0.0), better);
     better(best, fit(inverse(best.1))).1
 }
 
-/// Tenths of a level by which a start stretches weights beyond the extreme levels.
-const STRETCHES: std::ops::RangeInclusive<i32> = -8..=12;
+/// Steps of 0.4 levels by which a start stretches weights beyond the extreme levels.
+const STRETCHES: std::ops::RangeInclusive<i32> = -2..=3;
 
 /// The one of larger gain, which is in front; the former of equals.
 fn better<T>(a: (f32, T), b: (f32, T)) -> (f32, T) {
@@ -176,7 +176,7 @@ pub(super) fn scale_and_min<const N: usize>(x: &[f32; N], w: &[f32; N], top: f32
             - offset * offset * sw;
         if scale > 0.0 { (gain, (scale, -(lowest + offset))) } else { (f32::NEG_INFINITY, (0.0, 0.0)) }
     };
-    let starts = STRETCHES.map(|step| (top + 0.1 * step as f32) * unit);
+    let starts = STRETCHES.map(|step| (top + 0.4 * step as f32) * unit);
     // Compared with no scale at all, the right choice if all weights are equal and negative.
     let mut best = starts.map(|start| fit(start, 0.0)).fold((0.0, (0.0, -lowest)), better);
     for _ in 0..REFINEMENTS {
@@ -187,7 +187,7 @@ pub(super) fn scale_and_min<const N: usize>(x: &[f32; N], w: &[f32; N], top: f32
 }
 
 /// Times that a group's best scale and minimum are fitted to the integers that they lead to.
-const REFINEMENTS: usize = 2;
+const REFINEMENTS: usize = 1;
 
 /// A block of `G` groups of `N` weights, each `d * scale * q`.
 pub(super) struct Symmetric<const G: usize, const N: usize> {
@@ -317,7 +317,7 @@ impl<const G: usize, const N: usize> Affine<G, N> {
 }
 
 /// Times that a block's scale is fitted to the groups'.
-const PASSES: usize = 3;
+const PASSES: usize = 2;
 
 fn square(x: f32) -> f32 {
     x * x
