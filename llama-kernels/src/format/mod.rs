@@ -315,8 +315,85 @@ impl std::fmt::Display for Format {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::simd::Kernel;
+    use std::marker::PhantomData;
+
+    /// What `unpack` makes of blocks: for each weight its scale, its integer (the zero point already
+    /// subtracted) and its minimum.
+    struct Unpacked<'a, B>(&'a [u8], PhantomData<B>);
+
+    impl<B: IntegerBlock> Kernel for Unpacked<'_, B> {
+        type Out = Vec<[f32; 3]>;
+
+        #[inline(always)]
+        fn call<S: Simd>(self, s: S) -> Self::Out {
+            let mut weights = Vec::new();
+            for unit in B::cast(self.0).chunks_exact(B::UNIT) {
+                for stripe in 0..B::UNIT * B::LEN / STRIPE {
+                    let w = B::unpack(s, unit, stripe);
+                    let (mut q, mut scale, mut min) = ([0; STRIPE], [0.0; 4], [0.0; 4]);
+                    s.store_bytes(w.q, &mut q);
+                    s.store_quad(w.scale, &mut scale);
+                    if B::Lanes::MINS {
+                        s.store_quad(w.min, &mut min);
+                    }
+                    if !B::Lanes::HALVES {
+                        for v in [&scale, &min].map(|v| v.map(f32::to_bits)) {
+                            assert!(v[0] == v[1] && v[2] == v[3], "one scale for each 32 weights");
+                        }
+                    }
+                    weights.extend((0..STRIPE).map(|i| {
+                        let integer = if B::Lanes::BITS == 8 {
+                            i32::from(q[i] as i8)
+                        } else {
+                            assert!(q[i] >> B::Lanes::BITS == 0, "{} in {} bits", q[i], B::Lanes::BITS);
+                            i32::from(q[i])
+                        };
+                        let zero = B::ZERO.map_or(0, |zero| 1 << zero);
+                        [scale[i / 16], (integer - zero) as f32, min[i / 16]]
+                    }));
+                }
+            }
+            weights
+        }
+    }
+
+    /// Compares `unpack` of every integer format with `dequantize`, on random blocks.
+    pub(crate) fn unpack_agrees_with_dequantize<S: Simd>(s: S) {
+        let mut state = 1u64;
+        for &format in Format::ALL {
+            let bytes: Vec<u8> = (0..256 * format.block_bytes())
+                .map(|_| {
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    (state >> 56) as u8
+                })
+                .collect();
+            let unpacked = with_block!(format,
+                float _B => continue,
+                integer B => s.run(Unpacked::<B>(&bytes, PhantomData))
+            );
+            let mut expected = vec![0.0; unpacked.len()];
+            format.dequantize(&bytes, &mut expected);
+            let mut compared = 0;
+            for (i, ([scale, q, min], expected)) in unpacked.into_iter().zip(expected).enumerate() {
+                // An infinite scale, or none.
+                if !expected.is_finite() {
+                    continue;
+                }
+                let (found, bound) = (scale * q - min, (scale * q).abs() + min.abs());
+                assert!(
+                    (found - expected).abs() <= 2.0 * f32::EPSILON * bound,
+                    "{format} on {}: weight {i}: {scale} * {q} - {min} = {found}, expected {expected}",
+                    S::NAME
+                );
+                compared += 1;
+            }
+            assert!(compared > 128 * format.block_len(), "{format}: {compared} weights compared");
+        }
+    }
 
     #[test]
     fn sizes_are_those_of_ggml() {
