@@ -21,8 +21,20 @@ mod iq4_xs;
 mod mxfp4;
 mod nvfp4;
 mod q1_0;
+mod q2_k;
+mod q3_k;
 mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+mod q8_k;
+mod search;
+mod tq1_0;
+mod tq2_0;
 
 pub use bfloat16::BF16;
 pub use float16::F16;
@@ -39,8 +51,19 @@ pub use iq4_xs::IQ4_XS;
 pub use mxfp4::MXFP4;
 pub use nvfp4::NVFP4;
 pub use q1_0::Q1_0;
+pub use q2_k::Q2_K;
+pub use q3_k::Q3_K;
 pub use q4_0::Q4_0;
+pub use q4_1::Q4_1;
+pub use q4_k::Q4_K;
+pub use q5_0::Q5_0;
+pub use q5_1::Q5_1;
+pub use q5_k::Q5_K;
+pub use q6_k::Q6_K;
 pub use q8_0::Q8_0;
+pub use q8_k::Q8_K;
+pub use tq1_0::TQ1_0;
+pub use tq2_0::TQ2_0;
 
 use crate::simd::{LANES, STRIPE, Simd};
 
@@ -237,7 +260,16 @@ registry! {
     F32 = 0 float,
     F16 = 1 float,
     Q4_0 = 2 integer,
+    Q4_1 = 3 integer,
+    Q5_0 = 6 integer,
+    Q5_1 = 7 integer,
     Q8_0 = 8 integer,
+    Q2_K = 10 integer,
+    Q3_K = 11 integer,
+    Q4_K = 12 integer,
+    Q5_K = 13 integer,
+    Q6_K = 14 integer,
+    Q8_K = 15 integer,
     IQ2_XXS = 16 integer,
     IQ2_XS = 17 integer,
     IQ3_XXS = 18 integer,
@@ -248,6 +280,8 @@ registry! {
     IQ4_XS = 23 integer,
     IQ1_M = 29 integer,
     BF16 = 30 float,
+    TQ1_0 = 34 integer,
+    TQ2_0 = 35 integer,
     MXFP4 = 39 integer,
     NVFP4 = 40 integer,
     Q1_0 = 41 integer,
@@ -367,8 +401,85 @@ impl std::fmt::Display for Format {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::simd::Kernel;
+    use std::marker::PhantomData;
+
+    /// What `unpack` makes of blocks: for each weight its scale, its integer (the zero point already
+    /// subtracted) and its minimum.
+    struct Unpacked<'a, B>(&'a [u8], PhantomData<B>);
+
+    impl<B: IntegerBlock> Kernel for Unpacked<'_, B> {
+        type Out = Vec<[f32; 3]>;
+
+        #[inline(always)]
+        fn call<S: Simd>(self, s: S) -> Self::Out {
+            let mut weights = Vec::new();
+            for unit in B::cast(self.0).chunks_exact(B::UNIT) {
+                for stripe in 0..B::UNIT * B::LEN / STRIPE {
+                    let w = B::unpack(s, unit, stripe);
+                    let (mut q, mut scale, mut min) = ([0; STRIPE], [0.0; 4], [0.0; 4]);
+                    s.store_bytes(w.q, &mut q);
+                    s.store_quad(w.scale, &mut scale);
+                    if B::Lanes::MINS {
+                        s.store_quad(w.min, &mut min);
+                    }
+                    if !B::Lanes::HALVES {
+                        for v in [&scale, &min].map(|v| v.map(f32::to_bits)) {
+                            assert!(v[0] == v[1] && v[2] == v[3], "one scale for each 32 weights");
+                        }
+                    }
+                    weights.extend((0..STRIPE).map(|i| {
+                        let integer = if B::Lanes::BITS == 8 {
+                            i32::from(q[i] as i8)
+                        } else {
+                            assert!(q[i] >> B::Lanes::BITS == 0, "{} in {} bits", q[i], B::Lanes::BITS);
+                            i32::from(q[i])
+                        };
+                        let zero = B::ZERO.map_or(0, |zero| 1 << zero);
+                        [scale[i / 16], (integer - zero) as f32, min[i / 16]]
+                    }));
+                }
+            }
+            weights
+        }
+    }
+
+    /// Compares `unpack` of every integer format with `dequantize`, on random blocks.
+    pub(crate) fn unpack_agrees_with_dequantize<S: Simd>(s: S) {
+        let mut state = 1u64;
+        for &format in Format::ALL {
+            let bytes: Vec<u8> = (0..256 * format.block_bytes())
+                .map(|_| {
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    (state >> 56) as u8
+                })
+                .collect();
+            let unpacked = with_block!(format,
+                float _B => continue,
+                integer B => s.run(Unpacked::<B>(&bytes, PhantomData))
+            );
+            let mut expected = vec![0.0; unpacked.len()];
+            format.dequantize(&bytes, &mut expected);
+            let mut compared = 0;
+            for (i, ([scale, q, min], expected)) in unpacked.into_iter().zip(expected).enumerate() {
+                // An infinite scale, or none.
+                if !expected.is_finite() {
+                    continue;
+                }
+                let (found, bound) = (scale * q - min, (scale * q).abs() + min.abs());
+                assert!(
+                    (found - expected).abs() <= 2.0 * f32::EPSILON * bound,
+                    "{format} on {}: weight {i}: {scale} * {q} - {min} = {found}, expected {expected}",
+                    S::NAME
+                );
+                compared += 1;
+            }
+            assert!(compared > 128 * format.block_len(), "{format}: {compared} weights compared");
+        }
+    }
 
     #[test]
     fn sizes_are_those_of_ggml() {
@@ -376,7 +487,16 @@ mod tests {
             ("F32", 1, 4),
             ("F16", 1, 2),
             ("Q4_0", 32, 18),
+            ("Q4_1", 32, 20),
+            ("Q5_0", 32, 22),
+            ("Q5_1", 32, 24),
             ("Q8_0", 32, 34),
+            ("Q2_K", 256, 84),
+            ("Q3_K", 256, 110),
+            ("Q4_K", 256, 144),
+            ("Q5_K", 256, 176),
+            ("Q6_K", 256, 210),
+            ("Q8_K", 256, 292),
             ("IQ2_XXS", 256, 66),
             ("IQ2_XS", 256, 74),
             ("IQ3_XXS", 256, 98),
@@ -387,6 +507,8 @@ mod tests {
             ("IQ4_XS", 256, 136),
             ("IQ1_M", 256, 56),
             ("BF16", 1, 2),
+            ("TQ1_0", 256, 54),
+            ("TQ2_0", 256, 66),
             ("MXFP4", 32, 17),
             ("NVFP4", 64, 36),
             ("Q1_0", 128, 18),
