@@ -2,7 +2,7 @@
 //!
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
 
-use super::{Block, IntegerBlock, Lane, Stripe};
+use super::{Block, IntegerBlock, Lane, Stripe, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -34,7 +34,8 @@ unsafe impl Block for IQ4_NL {
     }
 
     fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
-        let group = Group::new(x, importance);
+        let ([x], [importance]) = (search::groups::<1, 32>(x), search::importance::<1, 32>(importance));
+        let group = Group { x, importance: &importance };
         let d = f16::from_f32(group.best_scale());
         IQ4_NL { d: d.to_le_bytes(), q: group.codes(d.to_f32()) }
     }
@@ -53,24 +54,17 @@ impl IntegerBlock for IQ4_NL {
 }
 
 /// Thirty-two weights that share a scale, and how much their squared errors matter.
-pub(super) struct Group {
-    x: [f32; 32],
-    importance: [f32; 32],
+pub(super) struct Group<'a> {
+    pub(super) x: &'a [f32; 32],
+    pub(super) importance: &'a [f32; 32],
 }
 
-impl Group {
-    /// # Panics
-    /// If `x`, or `importance`, is not 32 long.
-    pub(super) fn new(x: &[f32], importance: Option<&[f32]>) -> Group {
-        let array = |v: &[f32]| v.try_into().expect("a group is 32 weights");
-        Group { x: array(x), importance: importance.map_or([1.0; 32], array) }
-    }
-
+impl Group<'_> {
     /// The scale of least error, as far as a search finds it: the extreme weight is put at, and a
     /// little beyond and short of, either end of the levels. The best try decides the levels, they
     /// the best scale for them, and that the levels once more.
     pub(super) fn best_scale(&self) -> f32 {
-        let extreme = self.x.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
+        let extreme = search::extreme(self.x);
         let ends = [-127.0f32, 113.0];
         let tries = ends.iter().flat_map(|end| (-4..=2).map(move |step| end * (1.0 - step as f32 / 24.0)));
         let best = tries.fold((0.0, 0.0), |best, end| self.better(best, extreme / end));
@@ -107,11 +101,11 @@ impl Group {
 
     /// The level nearest to each `x / scale`.
     fn levels(&self, scale: f32) -> [f32; 32] {
-        let inverse = 1.0 / scale;
+        let inverse = search::inverse(scale);
         let mut levels = [f32::from(LEVELS[0]); 32];
         for pair in LEVELS.windows(2) {
             let [a, b] = [f32::from(pair[0]), f32::from(pair[1])];
-            for (level, x) in levels.iter_mut().zip(&self.x) {
+            for (level, x) in levels.iter_mut().zip(self.x) {
                 *level += if x * inverse > 0.5 * (a + b) { b - a } else { 0.0 };
             }
         }
@@ -120,7 +114,7 @@ impl Group {
 
     /// The codes of the nearest levels, as the formats store them.
     pub(super) fn codes(&self, scale: f32) -> [u8; 16] {
-        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        let inverse = search::inverse(scale);
         let code = |i: usize| nearest(self.x[i] * inverse) as u8;
         std::array::from_fn(|i| code(i) | code(i + 16) << 4)
     }

@@ -4,7 +4,7 @@
 //! in its high one.
 
 use super::iq4_nl::{Group, LEVELS};
-use super::{Block, IntegerBlock, Lane, Stripe};
+use super::{Block, IntegerBlock, Lane, Stripe, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -54,21 +54,16 @@ unsafe impl Block for IQ4_XS {
     /// The groups' best scales become multiples of the `d` that takes the largest of them to -32; of
     /// the multiples around each, the one of least error is taken.
     fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
-        assert_eq!(x.len(), Self::LEN);
-        let group = |i: usize| {
-            let part = |v: &[f32]| -> [f32; 32] { std::array::from_fn(|j| v[32 * i + j]) };
-            Group::new(&part(x), importance.map(part).as_ref().map(|v| v.as_slice()))
-        };
-        let groups: [Group; 8] = std::array::from_fn(group);
+        let (x, importance) = (search::groups::<8, 32>(x), search::importance::<8, 32>(importance));
+        let groups: [Group<'_>; 8] = std::array::from_fn(|i| Group { x: &x[i], importance: &importance[i] });
         let best = std::array::from_fn::<f32, 8, _>(|i| groups[i].best_scale());
-        let extreme = best.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
-        let d = f16::from_f32(extreme / -32.0);
+        let d = f16::from_f32(search::extreme(&best) / -32.0);
         let mut block =
             IQ4_XS { d: d.to_le_bytes(), scales_high: [0; 2], scales_low: [0; 4], q: [[[0; 16]; 2]; 4] };
         let d = d.to_f32();
         let mut high = 0;
         for (i, group) in groups.iter().enumerate() {
-            let multiple = if d == 0.0 { 0.0 } else { (best[i] / d).round().clamp(-31.0, 30.0) };
+            let multiple = (best[i] * search::inverse(d)).round().clamp(-31.0, 30.0);
             let tries = [multiple - 1.0, multiple, multiple + 1.0].map(|m| (m, group.error(d * m)));
             let chosen = tries.iter().fold((0.0, f32::MAX), |best, &t| if t.1 < best.1 { t } else { best }).0;
             let scale = (chosen as i8 + 32) as u8;

@@ -4,7 +4,7 @@
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one. In integers: the
 //! doubled values, with half of the scale.
 
-use super::{Block, IntegerBlock, Lane, Stripe};
+use super::{Block, IntegerBlock, Lane, Stripe, search};
 use crate::simd::Simd;
 
 /// 17 bytes for 32 weights.
@@ -61,14 +61,13 @@ unsafe impl Block for MXFP4 {
     /// The largest weight is taken to 1.5..3, 3..6 or 6..12 (where 6 is the most that there is),
     /// whichever gives the least error.
     fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
-        assert_eq!(x.len(), Self::LEN);
-        let exponent = (x.iter().fold(0.0f32, |m, v| m.max(v.abs())).to_bits() >> 23) as u8;
+        let ([x], [importance]) = (search::groups::<1, 32>(x), search::importance::<1, 32>(importance));
+        let exponent = (search::extreme(x).abs().to_bits() >> 23) as u8;
         let unit = half_scale(exponent);
         let error = |d: f32| {
             // Relative to the largest weight, whose square may be too small for a float.
             let error = |v: f32| (v / d - f32::from(E2M1[usize::from(nearest(v / d))])) * (d / unit);
-            let square = |i: usize| importance.map_or(1.0, |w| w[i]) * error(x[i]) * error(x[i]);
-            (0..32).map(square).sum::<f32>()
+            (0..32).map(|i| importance[i] * error(x[i]) * error(x[i])).sum::<f32>()
         };
         let mut best = (0, f32::INFINITY);
         for e in [1, 2, 3].map(|less| exponent.saturating_sub(less)) {

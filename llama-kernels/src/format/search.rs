@@ -72,7 +72,7 @@ fn sum<const N: usize>(term: impl Fn(usize) -> f32) -> f32 {
 }
 
 /// The element of largest magnitude.
-fn extreme(x: &[f32]) -> f32 {
+pub(super) fn extreme(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |m: f32, &v| if v.abs() > m.abs() { v } else { m })
 }
 
