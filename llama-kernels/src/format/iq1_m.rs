@@ -33,7 +33,7 @@ impl IQ1_M {
     fn set_d(&mut self, d: f32) {
         let d = f16::from_f32(d).to_bits();
         for (i, [_, high]) in self.scales.iter_mut().enumerate() {
-            *high = *high & 15 | (d >> (4 * i) & 15) as u8 * 16;
+            *high = *high & 15 | ((d >> (4 * i) & 15) as u8) << 4;
         }
     }
 }
@@ -64,7 +64,7 @@ impl IntegerBlock for IQ1_M {
         let block = &blocks[0];
         let (q, high) = (&block.q[stripe], u32::from_le_bytes(block.high[stripe]));
         let points =
-            std::array::from_fn(|i| POINTS[usize::from(q[i]) | (high >> (4 * i) & 7) as usize * 256]);
+            std::array::from_fn(|i| POINTS[usize::from(q[i]) | ((high >> (4 * i) & 7) as usize) << 8]);
         let minus = (0..8).fold(0, |bits, i| bits | u64::from(high >> (4 * i + 3) & 1) << (8 * i));
         let q = grids::shift(s, s.load_bytes(&grids::stripe(points)), minus * 255);
         let scales = u16::from_le_bytes(block.scales[stripe]);

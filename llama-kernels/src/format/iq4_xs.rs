@@ -28,9 +28,8 @@ impl IQ4_XS {
     #[inline(always)]
     fn scales(&self, stripe: usize) -> [i8; 2] {
         let low = self.scales_low[stripe];
-        let high = u16::from_le_bytes(self.scales_high) >> (4 * stripe);
-        [(low & 15) as i8 | (high & 3) as i8 * 16, (low >> 4) as i8 | (high >> 2 & 3) as i8 * 16]
-            .map(|s| s - 32)
+        let high = (u16::from_le_bytes(self.scales_high) >> (4 * stripe)) as u8;
+        [(low & 15) | (high & 3) << 4, (low >> 4) | (high & 12) << 2].map(|scale| scale as i8 - 32)
     }
 }
 
