@@ -71,9 +71,9 @@ fn sum<const N: usize>(term: impl Fn(usize) -> f32) -> f32 {
     (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
 }
 
-/// The element of largest magnitude.
-pub(super) fn extreme(x: &[f32]) -> f32 {
-    x.iter().fold(0.0, |m: f32, &v| if v.abs() > m.abs() { v } else { m })
+/// The element of largest magnitude, the first of equals.
+pub(super) fn extreme<const N: usize>(x: &[f32; N]) -> f32 {
+    x.iter().fold(x[0], |m, &v| if v.abs() > m.abs() { v } else { m })
 }
 
 /// Encodes 32 weights as `d * (q - zero)`, `q` in `0..2 * zero`.
@@ -111,7 +111,9 @@ pub(super) fn affine(x: &[f32], known: Option<&[f32]>, top: f32) -> (f16, f16, [
         let (inverse, offset) = (inverse(d.to_f32()), m.to_f32());
         return (d, m, x.map(|x| levels.nearest((x - offset) * inverse) as u8));
     }
-    let (lowest, highest) = x.iter().fold((x[0], x[0]), |(a, b), &x| (a.min(x), b.max(x)));
+    // The first of equals, so that the sign of a zero does not depend on the machine.
+    let lowest = x.iter().fold(x[0], |m, &v| if v < m { v } else { m });
+    let highest = x.iter().fold(x[0], |m, &v| if v > m { v } else { m });
     let d = (highest - lowest) / top;
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     let q = x.map(|x| (((x - lowest) * inverse + 0.5) as u8).min(top as u8));
@@ -174,11 +176,11 @@ pub(super) fn scale_and_min<const N: usize>(x: &[f32; N], w: &[f32; N], top: f32
             - scale * scale * qq
             - 2.0 * scale * offset * sq
             - offset * offset * sw;
-        if scale > 0.0 { (gain, (scale, -(lowest + offset))) } else { (f32::NEG_INFINITY, (0.0, 0.0)) }
+        if scale > 0.0 { (gain, (scale, 0.0 - lowest - offset)) } else { (f32::NEG_INFINITY, (0.0, 0.0)) }
     };
     let starts = STRETCHES.map(|step| (top + 0.4 * step as f32) * unit);
     // Compared with no scale at all, the right choice if all weights are equal and negative.
-    let mut best = starts.map(|start| fit(start, 0.0)).fold((0.0, (0.0, -lowest)), better);
+    let mut best = starts.map(|start| fit(start, 0.0)).fold((0.0, (0.0, 0.0 - lowest)), better);
     for _ in 0..REFINEMENTS {
         let (scale, min) = best.1;
         best = better(best, fit(inverse(scale), -min - lowest));
@@ -364,5 +366,89 @@ impl Normal {
             }
         }
         ((self.xu * inverse(self.uu)).max(0.0), 0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Format;
+
+    /// The formats whose encoders search.
+    const FORMATS: [Format; 9] = [
+        Format::Q4_0,
+        Format::Q4_1,
+        Format::Q5_0,
+        Format::Q5_1,
+        Format::Q2_K,
+        Format::Q3_K,
+        Format::Q4_K,
+        Format::Q5_K,
+        Format::Q6_K,
+    ];
+
+    fn encoded(format: Format, x: &[f32], importance: Option<&[f32]>) -> Vec<f32> {
+        let (mut bytes, mut values) = (Vec::new(), vec![0.0; x.len()]);
+        format.quantize_weighted(x, importance, &mut bytes);
+        format.dequantize(&bytes, &mut values);
+        values
+    }
+
+    #[test]
+    fn the_scale_is_found_below_noise() {
+        let x: [f32; 16] =
+            std::array::from_fn(|i| 0.3 * (i as f32 - 8.0) + if i % 2 == 0 { 0.05 } else { -0.05 });
+        let found = scale(&x, &[1.0; 16], Levels { lo: -8.0, hi: 7.0 });
+        assert!((found - 0.3).abs() < 0.005, "{found}");
+        let y = x.map(|x| x + 1.0);
+        let (found, min) = scale_and_min(&y, &[1.0; 16], 15.0);
+        assert!((found - 0.3).abs() < 0.01 && (min - 1.4).abs() < 0.05, "{found} {min}");
+    }
+
+    #[test]
+    fn a_minimum_is_never_negative() {
+        let x: [f32; 16] = std::array::from_fn(|i| 10.0 + i as f32);
+        let (scale, min) = scale_and_min(&x, &[1.0; 16], 3.0);
+        assert!(min == 0.0 && (6.0..9.0).contains(&scale), "{scale} {min}");
+        assert_eq!(scale_and_min(&[-2.0; 16], &[1.0; 16], 3.0), (0.0, 2.0));
+        let (scale, min) = scale_and_min(&[2.0; 16], &[1.0; 16], 3.0);
+        assert!([1.0, 2.0, 3.0].map(|q| q * scale).contains(&2.0) && min == 0.0, "{scale} {min}");
+    }
+
+    #[test]
+    fn important_weights_have_smaller_errors() {
+        let x: Vec<f32> = (0..4096).map(|i| (i as f32 * 1.7).sin() + (i as f32 * 0.013).cos()).collect();
+        let importance: Vec<f32> = (0..4096).map(|i| if i % 7 == 0 { 40.0 } else { 1.0 }).collect();
+        for format in FORMATS {
+            let error = |values: &[f32]| (0..4096).step_by(7).map(|i| square(values[i] - x[i])).sum::<f32>();
+            let (plain, weighted) = (encoded(format, &x, None), encoded(format, &x, Some(&importance)));
+            assert!(
+                error(&weighted) < 0.9 * error(&plain),
+                "{format}: {} {}",
+                error(&weighted),
+                error(&plain)
+            );
+        }
+    }
+
+    #[test]
+    fn any_floats_are_taken() {
+        let odd = [0.0, -0.0, 1e-45, -1e-30, 1e30, f32::MAX, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        for format in FORMATS {
+            for scale in [1.0, 1e-40, 1e35] {
+                let x: Vec<f32> = (0..512).map(|i| (i as f32).sin() * scale).collect();
+                for value in odd {
+                    let (mut x, mut importance) = (x.clone(), vec![1.0; 512]);
+                    encoded(format, &x, Some(&vec![value; 512]));
+                    importance[7] = value;
+                    encoded(format, &x, Some(&importance));
+                    x[3] = value;
+                    encoded(format, &x, None);
+                    encoded(format, &x, Some(&importance));
+                }
+            }
+            assert!(encoded(format, &[0.0; 256], None).iter().all(|&v| v == 0.0), "{format}");
+            assert!(encoded(format, &[0.0; 256], Some(&[0.0; 256])).iter().all(|&v| v == 0.0), "{format}");
+        }
     }
 }
