@@ -47,7 +47,7 @@ pub(super) fn importance<const G: usize, const N: usize>(known: Option<&[f32]>) 
     let largest = known.iter().fold(0.0f32, |a, &b| a.max(b));
     // Relative to the largest they cannot overflow.
     let relative = inverse(largest);
-    std::array::from_fn(|g| std::array::from_fn(|i| (known[g * N + i] * relative).max(1e-6).min(1.0)))
+    std::array::from_fn(|g| std::array::from_fn(|i| (known[g * N + i] * relative).max(1e-6)))
 }
 
 /// Views a block's weights as groups.

@@ -41,7 +41,7 @@ unsafe impl Block for TQ1_0 {
         for (i, out) in out.iter_mut().enumerate() {
             let (byte, n) = place(i);
             let fraction = self.q[byte].wrapping_mul(POWERS[n]);
-            let q = u16::from(fraction) * 3 >> 8;
+            let q = (u16::from(fraction) * 3) >> 8;
             *out = d * (f32::from(q) - 1.0);
         }
     }
