@@ -1,7 +1,7 @@
 //! IQ4_XS: nibbles that index IQ4_NL's sixteen levels, and a six-bit scale for each 32 weights.
 //!
-//! The scale is `d * (s - 32)`. Of each 32 weights, byte `i` holds weight `i` in its low nibble and weight `i + 16`
-//! in its high one.
+//! The scale is `d * (s - 32)`. Of each 32 weights, byte `i` holds weight `i` in its low nibble and
+//! weight `i + 16` in its high one.
 
 use super::iq4_nl::{Group, LEVELS};
 use super::{Block, IntegerBlock, Lane, Stripe, search};
