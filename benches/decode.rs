@@ -62,7 +62,7 @@ struct Subject {
 impl Subject {
     fn new(shape: &str, format: Format) -> Subject {
         let shape = Shape::from_name(shape).expect("a shape of the list");
-        let synth = Synth::new(&Spec { shape, format, seed: 1 }).expect("a valid shape");
+        let synth = Synth::new(&Spec { shape, format: format.into(), seed: 1 }).expect("a valid shape");
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("model.gguf");
         let file = File::create(&path).and_then(|file| synth.write(file, |_| ()));

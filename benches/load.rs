@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut c = criterion();
     // The number of tensors and pieces of a 7B model; the size of the tensors does not matter.
     let shape = Shape { layers: 32, ..Shape::from_name("tiny").expect("a shape of the list") };
-    let synth = Synth::new(&Spec { shape, format: Format::Q4_0, seed: 1 })?;
+    let synth = Synth::new(&Spec { shape, format: Format::Q4_0.into(), seed: 1 })?;
     let directory = tempfile::tempdir()?;
     let path = &directory.path().join("model.gguf");
     synth.write(File::create(path)?, |_| ())?;

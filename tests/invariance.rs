@@ -24,7 +24,7 @@ fn written(format: Format, shape: Shape) -> (Model, Naive) {
     let shape = Shape { d_ff: 768, vocab: VOCAB, context: CONTEXT, ..shape };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("model.gguf");
-    Synth::new(&Spec { shape, format, seed: 3 })
+    Synth::new(&Spec { shape, format: format.into(), seed: 3 })
         .unwrap()
         .write(File::create(&path).unwrap(), |_| ())
         .unwrap();

@@ -27,7 +27,7 @@ fn status(name: &str) -> u64 {
 fn synthetic(path: &Path) {
     let shape =
         Shape { layers: 6, d_model: 1024, d_ff: 2816, heads: 16, ..Shape::from_name("1.1b").unwrap() };
-    let synth = Synth::new(&Spec { shape, format: Format::Q8_0, seed: 1 }).unwrap();
+    let synth = Synth::new(&Spec { shape, format: Format::Q8_0.into(), seed: 1 }).unwrap();
     synth.write(File::create(path).unwrap(), |_| ()).unwrap();
 }
 

@@ -17,7 +17,10 @@ use std::sync::Arc;
 fn synthetic(format: Format, shape: Shape) -> Gguf {
     let shape = Shape { d_ff: 768, vocab: 400, ..shape };
     let file = tempfile::NamedTempFile::new().unwrap();
-    Synth::new(&Spec { shape, format, seed: 3 }).unwrap().write(file.as_file(), |_| ()).unwrap();
+    Synth::new(&Spec { shape, format: format.into(), seed: 3 })
+        .unwrap()
+        .write(file.as_file(), |_| ())
+        .unwrap();
     Gguf::read(file.path()).unwrap()
 }
 

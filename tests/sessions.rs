@@ -47,7 +47,7 @@ static ALLOCATOR: Counting = Counting;
 fn synthetic() -> Model {
     let shape = Shape { layers: 2, vocab: 400, context: 4096, ..Shape::from_name("tiny").unwrap() };
     let file = tempfile::NamedTempFile::new().unwrap();
-    Synth::new(&Spec { shape, format: Format::Q8_0, seed: 5 })
+    Synth::new(&Spec { shape, format: Format::Q8_0.into(), seed: 5 })
         .unwrap()
         .write(file.as_file(), |_| ())
         .unwrap();

@@ -5,8 +5,9 @@
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use llama_core::Mix;
 use llama_core::synth::Shape;
-use llama_kernels::{Cpu, Format};
+use llama_kernels::Cpu;
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -190,10 +191,10 @@ pub(crate) struct Synth {
     /// Layers [default: the shape's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) layers: Option<u32>,
-    /// Format of the weights
+    /// Format of the weights, or a mix of formats
     #[arg(long = "type", value_name = "FORMAT", default_value = "Q4_0", ignore_case = true,
-          value_parser = named(Format::ALL.iter().map(|f| f.name()), Format::from_name))]
-    pub(crate) format: Format,
+          value_parser = named(Mix::names(), Mix::from_name))]
+    pub(crate) format: Mix,
     /// Seed of the weights
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub(crate) seed: u64,

@@ -33,7 +33,7 @@
 //! let directory = tempfile::tempdir()?;
 //! let path = directory.path().join("tiny.gguf");
 //! let shape = Shape { layers: 1, ..Shape::from_name("tiny").unwrap() };
-//! let spec = Spec { shape, format: Format::Q8_0, seed: 1 };
+//! let spec = Spec { shape, format: Format::Q8_0.into(), seed: 1 };
 //! Synth::new(&spec)?.write(std::fs::File::create(&path)?, |_| ())?;
 //!
 //! let model = Model::read(&path)?;
@@ -55,6 +55,7 @@ mod forward;
 mod generate;
 pub mod gguf;
 mod kv_cache;
+mod mix;
 mod model;
 mod plan;
 mod sampler;
@@ -69,6 +70,7 @@ pub use chat::Chat;
 pub use config::{Config, Rope};
 pub use error::{Error, Result};
 pub use generate::Generate;
+pub use mix::Mix;
 pub use model::Model;
 pub use plan::Plan;
 pub use sampler::Sampler;

@@ -275,7 +275,7 @@ mod tests {
     fn model() -> Model {
         let file = tempfile::NamedTempFile::new().unwrap();
         let shape = Shape { layers: 1, d_model: 64, d_ff: 96, ..Shape::from_name("tiny").unwrap() };
-        let spec = Spec { shape, format: Format::F32, seed: 7 };
+        let spec = Spec { shape, format: Format::F32.into(), seed: 7 };
         Synth::new(&spec).unwrap().write(file.as_file(), |_| ()).unwrap();
         Model::from_gguf(Gguf::read(file.path()).unwrap()).unwrap()
     }

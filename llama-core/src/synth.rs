@@ -3,7 +3,8 @@
 //! Speed and memory depend on a model's shape and format, not on what it learnt. So a model of the
 //! real size with seeded Gaussian weights measures them without a download. The weights are scaled
 //! such that activations stay near 1 through any number of layers and the logits spread like a
-//! trained model's; the text is gibberish, but it is the same gibberish on every machine.
+//! trained model's; the text is gibberish, but it is the same gibberish on every machine. A format
+//! that is only read gets random blocks whose weights have the same mean and variance.
 //!
 //! Two sources of weights. Small models (up to 2^26 weights) draw each one. At 150 million a second
 //! a 7B would take 45 seconds, so for large models 4,096 groups of weights are drawn and encoded
@@ -14,7 +15,7 @@
 mod vocabulary;
 
 use crate::gguf::Writer;
-use crate::{Error, Result};
+use crate::{Error, Mix, Result};
 use llama_kernels::Format;
 use std::io::{self, Write};
 
@@ -88,9 +89,9 @@ impl Shape {
 pub struct Spec {
     /// The dimensions; change `shape.layers` for a shorter model.
     pub shape: Shape,
-    /// The format of the matrices. One whose rows are no whole blocks becomes [`Format::F16`];
+    /// The formats of the matrices. One whose rows are no whole blocks becomes [`Format::F16`];
     /// norms are always [`Format::F32`].
-    pub format: Format,
+    pub format: Mix,
     /// Decides vocabulary and weights.
     pub seed: u64,
 }
@@ -175,7 +176,7 @@ impl Synth {
             for _ in 0..tensor.weights() / cols {
                 match groups {
                     Some(groups) => groups.row(&mut rng, cols, &mut piece),
-                    None => tensor.format.quantize(&tensor.draw(&mut rng, cols), &mut piece),
+                    None => tensor.draw(&mut rng, cols, &mut piece),
                 }
                 if piece.len() >= PIECE {
                     data.write_all(&piece)?;
@@ -199,9 +200,14 @@ impl Tensor {
         self.dims.iter().product()
     }
 
-    /// New weights.
-    fn draw(&self, rng: &mut Rng, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.mean + self.std * rng.gaussian()).collect()
+    /// Draws `n` weights and appends them, encoded, to `out`.
+    fn draw(&self, rng: &mut Rng, n: usize, out: &mut Vec<u8>) {
+        if self.format.encodes() {
+            let weights: Vec<f32> = (0..n).map(|_| self.mean + self.std * rng.gaussian()).collect();
+            self.format.quantize(&weights, out);
+        } else {
+            self.format.random(n, self.std, || rng.bits(), out);
+        }
     }
 }
 
@@ -224,15 +230,18 @@ fn metadata(header: &mut Writer, shape: &Shape) {
 
 /// All tensors. With a deviation of `1 / sqrt(cols)` a matrix keeps the size of what it multiplies,
 /// which the norms bring back to 1, so every layer adds about as much to the residual stream.
-fn tensors(shape: &Shape, format: Format) -> Vec<Tensor> {
+fn tensors(shape: &Shape, mix: Mix) -> Vec<Tensor> {
     let (d_model, d_ff) = (shape.d_model, shape.d_ff);
     let d_kv = d_model / shape.heads * shape.kv_heads;
-    let matrix = |name: String, cols: usize, rows: usize| Tensor {
-        name,
-        dims: vec![cols, rows],
-        format: if format.row_bytes(cols).is_some() { format } else { Format::F16 },
-        mean: 0.0,
-        std: 1.0 / (cols as f32).sqrt(),
+    let matrix = |name: String, cols: usize, rows: usize| {
+        let format = mix.format(&name, shape.layers);
+        Tensor {
+            name,
+            dims: vec![cols, rows],
+            format: if format.row_bytes(cols).is_some() { format } else { Format::F16 },
+            mean: 0.0,
+            std: 1.0 / (cols as f32).sqrt(),
+        }
     };
     let norm = |name: String| Tensor { name, dims: vec![d_model], format: Format::F32, mean: 1.0, std: 0.1 };
 
@@ -296,7 +305,7 @@ impl Palette {
         let index = known.unwrap_or_else(|| {
             let mut rng = Rng::named(self.seed ^ u64::from(std.to_bits()), format.name());
             let mut bytes = Vec::new();
-            format.quantize(&tensor.draw(&mut rng, len << Groups::BITS), &mut bytes);
+            tensor.draw(&mut rng, len << Groups::BITS, &mut bytes);
             self.groups.push(Groups { format, std, len, size: bytes.len() >> Groups::BITS, bytes });
             self.groups.len() - 1
         });
@@ -383,14 +392,14 @@ mod tests {
     use crate::gguf::tests::from_bytes;
     use crate::{Config, Weights};
 
-    fn small(format: Format, seed: u64) -> Spec {
+    fn small(format: impl Into<Mix>, seed: u64) -> Spec {
         let tiny = Shape::from_name("tiny").unwrap();
-        Spec { shape: Shape { layers: 1, vocab: 500, ..tiny }, format, seed }
+        Spec { shape: Shape { layers: 1, d_ff: 256, vocab: 500, ..tiny }, format: format.into(), seed }
     }
 
     #[test]
     fn equal_specs_give_equal_bytes() {
-        for &format in Format::ALL {
+        for format in Mix::names().map(|name| Mix::from_name(name).unwrap()) {
             let write = |seed| {
                 let synth = Synth::new(&small(format, seed)).unwrap();
                 let mut last = 0;
@@ -398,8 +407,9 @@ mod tests {
                 assert_eq!((file.len() as u64, last), (synth.file_bytes(), synth.file_bytes()), "{format}");
                 file
             };
-            assert!(write(1) == write(1), "{format}");
-            assert!(write(1) != write(2), "{format}");
+            let file = write(1);
+            assert!(file == write(1), "{format}");
+            assert!(file != write(2), "{format}");
         }
     }
 
@@ -421,18 +431,22 @@ mod tests {
 
     #[test]
     fn shapes_have_the_sizes_of_the_real_models() {
-        // Parameters as published, and the size of the 7B in Q4_0 (all matrices of one format).
-        let billions = |name: &str| {
-            let spec = Spec { shape: Shape::from_name(name).unwrap(), format: Format::Q4_0, seed: 1 };
-            let synth = Synth::new(&spec).unwrap();
-            (synth.tensors().iter().map(Tensor::weights).sum::<usize>() as f64 / 1e9, synth.file_bytes())
+        // Parameters as published; sizes of the 7B in Q4_0 (all matrices of one format) and of its
+        // published file in Q4_K_M.
+        let synth = |name: &str, format| {
+            let spec = Spec { shape: Shape::from_name(name).unwrap(), format, seed: 1 };
+            Synth::new(&spec).unwrap()
         };
         for (name, expected) in [("7b", 6.74), ("13b", 13.02), ("34b", 33.74), ("70b", 68.98), ("1.1b", 1.10)]
         {
-            let found = billions(name).0;
+            let weights: usize = synth(name, Format::Q4_0.into()).tensors().iter().map(Tensor::weights).sum();
+            let found = weights as f64 / 1e9;
             assert!((found - expected).abs() < 0.006, "{name}: {found}");
         }
-        assert!((3.79e9..3.80e9).contains(&(billions("7B").1 as f64)), "{}", billions("7b").1);
+        for (format, expected) in [(Format::Q4_0.into(), 3.791e9), (Mix::Q4_K_M, 4.081e9)] {
+            let found = synth("7B", format).file_bytes() as f64;
+            assert!((found / expected - 1.0).abs() < 1e-3, "{format}: {found}");
+        }
     }
 
     #[test]
@@ -457,14 +471,14 @@ mod tests {
             Shape { d_ff: usize::MAX, ..shape },
             Shape { rope_base: f32::NAN, ..shape },
         ] {
-            let error = Synth::new(&Spec { shape, format: Format::F32, seed: 1 });
+            let error = Synth::new(&Spec { shape, format: Format::F32.into(), seed: 1 });
             assert!(matches!(error, Err(Error::Option { option: "shape", .. })), "{shape:?}");
         }
     }
 
     #[test]
     fn groups_have_the_statistics_of_drawn_weights() {
-        let tensor = &tensors(&Shape::ALL[0], Format::Q8_0)[2];
+        let tensor = &tensors(&Shape::ALL[0], Format::Q8_0.into())[2];
         let (cols, rows) = (4096, 64);
         let mut palette = Palette::new(1);
         let groups = palette.groups(tensor).unwrap();

@@ -384,7 +384,7 @@ mod tests {
     /// A small vocabulary, quick to multiply by.
     fn synthetic(layers: usize, format: Format) -> Naive {
         let shape = Shape { layers, vocab: 400, ..Shape::from_name("tiny").unwrap() };
-        let synth = Synth::new(&Spec { shape, format, seed: 1 }).unwrap();
+        let synth = Synth::new(&Spec { shape, format: format.into(), seed: 1 }).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.gguf");
         synth.write(std::fs::File::create(&path).unwrap(), |_| ()).unwrap();

@@ -102,13 +102,18 @@ impl Data {
         (0..n).map(|_| self.gaussian() * if self.below(50) == 0 { 30.0 } else { 1.0 }).collect()
     }
 
-    /// A matrix of Gaussian weights, encoded.
+    /// A matrix of weights of mean 0 and variance 1: Gaussian, encoded, or random blocks of a format
+    /// that is only read.
     ///
     /// # Panics
     /// If `cols` is not whole blocks of the format.
     pub fn weights(&mut self, format: Format, rows: usize, cols: usize) -> Weights {
         let mut bytes = Vec::new();
-        format.quantize(&self.values(rows * cols), &mut bytes);
+        if format.encodes() {
+            format.quantize(&self.values(rows * cols), &mut bytes);
+        } else {
+            format.random(rows * cols, 1.0, || self.bits(), &mut bytes);
+        }
         Weights { format, rows, cols, bytes }
     }
 }

@@ -63,7 +63,7 @@ impl Fixture {
         let model = directory.path().join("model.gguf");
         let shape =
             Shape { layers: 2, d_model: 64, d_ff: 96, vocab: 1024, ..Shape::from_name("tiny").unwrap() };
-        let spec = Spec { shape, format: Format::Q8_0, seed: 3 };
+        let spec = Spec { shape, format: Format::Q8_0.into(), seed: 3 };
         Synth::new(&spec).unwrap().write(fs::File::create(&model).unwrap(), |_| ()).unwrap();
         Fixture { model: model.to_str().unwrap().to_owned(), directory }
     }

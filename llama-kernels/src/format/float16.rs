@@ -17,7 +17,7 @@ unsafe impl Block for F16 {
         out[0] = f16::from_le_bytes(self.0).to_f32();
     }
 
-    fn quantize(x: &[f32]) -> Self {
+    fn quantize(x: &[f32], _importance: Option<&[f32]>) -> Self {
         F16(f16::from_f32(x[0]).to_le_bytes())
     }
 }

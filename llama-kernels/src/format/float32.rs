@@ -16,7 +16,7 @@ unsafe impl Block for F32 {
         out[0] = f32::from_le_bytes(self.0);
     }
 
-    fn quantize(x: &[f32]) -> Self {
+    fn quantize(x: &[f32], _importance: Option<&[f32]>) -> Self {
         F32(x[0].to_le_bytes())
     }
 }

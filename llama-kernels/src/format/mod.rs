@@ -2,20 +2,68 @@
 //!
 //! A format is one file and one line in the registry below. The file holds the
 //! block's byte layout (alignment 1, every bit pattern valid), [`Block::dequantize`]
-//! (the definition, written to be read), [`Block::quantize`] (the encoder) and how the
+//! (the definition, written to be read), [`Block::quantize`] (the encoder, if any) and how the
 //! drivers take lanes and scales out of it: [`IntegerBlock::unpack`] or [`FloatBlock::widen`].
 
 mod bfloat16;
 mod float16;
 mod float32;
+mod grids;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod nvfp4;
+mod q1_0;
+mod q2_k;
+mod q3_k;
 mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+mod q8_k;
+mod search;
+mod tq1_0;
+mod tq2_0;
 
 pub use bfloat16::BF16;
 pub use float16::F16;
 pub use float32::F32;
+pub use iq1_m::IQ1_M;
+pub use iq1_s::IQ1_S;
+pub use iq2_s::IQ2_S;
+pub use iq2_xs::IQ2_XS;
+pub use iq2_xxs::IQ2_XXS;
+pub use iq3_s::IQ3_S;
+pub use iq3_xxs::IQ3_XXS;
+pub use iq4_nl::IQ4_NL;
+pub use iq4_xs::IQ4_XS;
+pub use mxfp4::MXFP4;
+pub use nvfp4::NVFP4;
+pub use q1_0::Q1_0;
+pub use q2_k::Q2_K;
+pub use q3_k::Q3_K;
 pub use q4_0::Q4_0;
+pub use q4_1::Q4_1;
+pub use q4_k::Q4_K;
+pub use q5_0::Q5_0;
+pub use q5_1::Q5_1;
+pub use q5_k::Q5_K;
+pub use q6_k::Q6_K;
 pub use q8_0::Q8_0;
+pub use q8_k::Q8_K;
+pub use tq1_0::TQ1_0;
+pub use tq2_0::TQ2_0;
 
 use crate::simd::{LANES, STRIPE, Simd};
 
@@ -36,9 +84,18 @@ pub unsafe trait Block: Copy + Send + Sync + 'static {
 
     /// Encodes [`LEN`](Self::LEN) weights.
     ///
+    /// `importance` says how much each weight's squared error matters (from an importance matrix: the
+    /// mean square of the activation that it is multiplied with); without it all matter the same.
+    ///
     /// # Panics
-    /// If `x.len() != Self::LEN`.
-    fn quantize(x: &[f32]) -> Self;
+    /// If `x`, or `importance`, is not [`LEN`](Self::LEN) long, or if the format is only read:
+    /// [`RANDOM`](Self::RANDOM) takes the encoder's place then.
+    fn quantize(_x: &[f32], _importance: Option<&[f32]>) -> Self {
+        panic!("a format that is only read")
+    }
+
+    /// How random blocks are made, for a format that is only read; `None` if it has an encoder.
+    const RANDOM: Option<Random<Self>> = None;
 
     /// Views a row's bytes as blocks.
     ///
@@ -62,6 +119,26 @@ pub unsafe trait Block: Copy + Send + Sync + 'static {
     fn bytes(blocks: &[Self]) -> &[u8] {
         // SAFETY: `Self` has no padding (the contract of `Block`), so every byte is initialised.
         unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast(), size_of_val(blocks)) }
+    }
+}
+
+/// What makes random bytes a block whose weights have a given standard deviation: synthetic models
+/// are built so in the formats that are only read.
+#[derive(Clone, Copy)]
+pub struct Random<B> {
+    /// The standard deviation of the weights if the bytes are random and the scale is 1.
+    pub std: f32,
+    /// Replaces the scale.
+    pub set_scale: fn(&mut B, f32),
+}
+
+impl<B: Block> Random<B> {
+    fn block(self, bits: &mut impl FnMut() -> u64, std: f32) -> B {
+        let mut bytes = vec![0; size_of::<B>()];
+        bytes.chunks_mut(8).for_each(|bytes| bytes.copy_from_slice(&bits().to_le_bytes()[..bytes.len()]));
+        let mut block = B::cast(&bytes)[0];
+        (self.set_scale)(&mut block, std / self.std);
+        block
     }
 }
 
@@ -188,8 +265,31 @@ registry! {
     F32 = 0 float,
     F16 = 1 float,
     Q4_0 = 2 integer,
+    Q4_1 = 3 integer,
+    Q5_0 = 6 integer,
+    Q5_1 = 7 integer,
     Q8_0 = 8 integer,
+    Q2_K = 10 integer,
+    Q3_K = 11 integer,
+    Q4_K = 12 integer,
+    Q5_K = 13 integer,
+    Q6_K = 14 integer,
+    Q8_K = 15 integer,
+    IQ2_XXS = 16 integer,
+    IQ2_XS = 17 integer,
+    IQ3_XXS = 18 integer,
+    IQ1_S = 19 integer,
+    IQ4_NL = 20 integer,
+    IQ3_S = 21 integer,
+    IQ2_S = 22 integer,
+    IQ4_XS = 23 integer,
+    IQ1_M = 29 integer,
     BF16 = 30 float,
+    TQ1_0 = 34 integer,
+    TQ2_0 = 35 integer,
+    MXFP4 = 39 integer,
+    NVFP4 = 40 integer,
+    Q1_0 = 41 integer,
 }
 pub(crate) use with_block;
 
@@ -246,15 +346,54 @@ impl Format {
         })
     }
 
+    /// Whether there is an encoder. A format without one is only read; [`random`](Self::random) makes
+    /// rows of it for tests and benchmarks.
+    pub fn encodes(self) -> bool {
+        with_block!(self, B => B::RANDOM.is_none())
+    }
+
+    /// Appends a row of `cols` random weights with mean 0 and standard deviation `std` to `out`, in
+    /// a format that is only read. `bits` is a source of uniform bits; equal ones give equal rows.
+    ///
+    /// # Panics
+    /// If the format [`encodes`](Self::encodes): random weights are the caller's to draw then. If `cols` is
+    /// no multiple of [`block_len`](Self::block_len).
+    pub fn random(self, cols: usize, std: f32, mut bits: impl FnMut() -> u64, out: &mut Vec<u8>) {
+        assert!(cols.is_multiple_of(self.block_len()), "{} row of {cols} weights", self.name());
+        with_block!(self, B => {
+            let random = B::RANDOM.expect("a format without an encoder");
+            for _ in 0..cols / B::LEN {
+                out.extend_from_slice(B::bytes(&[random.block(&mut bits, std)]));
+            }
+        })
+    }
+
     /// Encodes a row and appends its bytes to `out`.
     ///
     /// # Panics
-    /// If the length of `x` is no multiple of [`block_len`](Self::block_len).
+    /// If the length of `x` is no multiple of [`block_len`](Self::block_len), or if the format has no
+    /// encoder ([`encodes`](Self::encodes)).
     pub fn quantize(self, x: &[f32], out: &mut Vec<u8>) {
+        self.quantize_weighted(x, None, out);
+    }
+
+    /// Encodes a row such that the errors of important weights are small, if `importance` says how much
+    /// each weight's squared error matters; appends the bytes to `out`.
+    ///
+    /// # Panics
+    /// If the length of `x` is no multiple of [`block_len`](Self::block_len), that of `importance` is
+    /// another, or the format has no encoder ([`encodes`](Self::encodes)).
+    pub fn quantize_weighted(self, x: &[f32], importance: Option<&[f32]>, out: &mut Vec<u8>) {
         assert!(x.len().is_multiple_of(self.block_len()), "{} row of {} weights", self.name(), x.len());
+        assert!(
+            importance.is_none_or(|w| w.len() == x.len()),
+            "an importance for each of {} weights",
+            x.len()
+        );
         with_block!(self, B => {
-            for x in x.chunks_exact(B::LEN) {
-                out.extend_from_slice(B::bytes(&[B::quantize(x)]));
+            for (i, x) in x.chunks_exact(B::LEN).enumerate() {
+                let importance = importance.map(|w| &w[i * B::LEN..][..B::LEN]);
+                out.extend_from_slice(B::bytes(&[B::quantize(x, importance)]));
             }
         })
     }
@@ -267,24 +406,4 @@ impl std::fmt::Display for Format {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_those_of_ggml() {
-        let expected = [("F32", 1, 4), ("F16", 1, 2), ("Q4_0", 32, 18), ("Q8_0", 32, 34), ("BF16", 1, 2)];
-        for (name, len, bytes) in expected {
-            let format = Format::from_name(name).unwrap();
-            assert_eq!((format.block_len(), format.block_bytes()), (len, bytes), "{name}");
-            assert_eq!(Format::from_id(format.id()), Some(format));
-        }
-        assert_eq!(Format::from_id(4), None);
-    }
-
-    #[test]
-    fn row_bytes_rejects_partial_blocks_and_overflow() {
-        assert_eq!(Format::Q4_0.row_bytes(64), Some(36));
-        assert_eq!(Format::Q4_0.row_bytes(172), None);
-        assert_eq!(Format::F32.row_bytes(usize::MAX), None);
-    }
-}
+pub(crate) mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
 
-use super::{Block, IntegerBlock, Lane, Stripe};
+use super::{Block, IntegerBlock, Lane, Stripe, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -29,17 +29,9 @@ unsafe impl Block for Q4_0 {
         }
     }
 
-    fn quantize(x: &[f32]) -> Self {
-        assert_eq!(x.len(), Self::LEN);
-        // The weight of largest magnitude (the first of equals) becomes -8 exactly.
-        let extreme = x.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
-        let d = extreme / -8.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        let nibble = |v: f32| ((v * inverse + 8.5) as u8).min(15);
-        Q4_0 {
-            d: f16::from_f32(d).to_le_bytes(),
-            q: std::array::from_fn(|i| nibble(x[i]) | nibble(x[i + 16]) << 4),
-        }
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
+        let (d, q) = search::symmetric(x, importance, 8.0);
+        Q4_0 { d: d.to_le_bytes(), q: std::array::from_fn(|i| q[i] | q[i + 16] << 4) }
     }
 }
 
@@ -63,7 +55,7 @@ mod tests {
     fn the_extreme_weight_is_kept() {
         let x: [f32; 32] = std::array::from_fn(|i| if i == 7 { -4.0 } else { (i as f32).cos() });
         let mut y = [0.0; 32];
-        Q4_0::quantize(&x).dequantize(&mut y);
+        Q4_0::quantize(&x, None).dequantize(&mut y);
         assert_eq!(y[7], -4.0);
         for (x, y) in x.iter().zip(y) {
             assert!((x - y).abs() <= 0.26, "{x} {y}");

@@ -26,7 +26,7 @@ unsafe impl Block for Q8_0 {
         }
     }
 
-    fn quantize(x: &[f32]) -> Self {
+    fn quantize(x: &[f32], _importance: Option<&[f32]>) -> Self {
         assert_eq!(x.len(), Self::LEN);
         let d = x.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
@@ -57,7 +57,7 @@ mod tests {
     fn the_error_is_at_most_half_a_step() {
         let x: [f32; 32] = std::array::from_fn(|i| (i as f32 * 1.7 - 20.0).sin() * 3.0);
         let mut y = [0.0; 32];
-        Q8_0::quantize(&x).dequantize(&mut y);
+        Q8_0::quantize(&x, None).dequantize(&mut y);
         let step = 3.0 / 127.0;
         for (x, y) in x.iter().zip(y) {
             assert!((x - y).abs() <= 0.51 * step, "{x} {y}");

@@ -307,6 +307,15 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         both!(_mm256_sub_epi8, a, b)
     }
     #[inline(always)]
+    fn mul_u8(self, a: Self::I, b: Self::I) -> Self::I {
+        each!(x in [[a[0], b[0]], [a[1], b[1]]] => {
+            let low = _mm256_set1_epi16(255);
+            let even = _mm256_and_si256(_mm256_mullo_epi16(x[0], x[1]), low);
+            let odd = _mm256_mullo_epi16(_mm256_srli_epi16::<8>(x[0]), _mm256_andnot_si256(low, x[1]));
+            _mm256_or_si256(even, odd)
+        })
+    }
+    #[inline(always)]
     fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I {
         avx2! {
             let counts = [_mm_cvtsi32_si128(low as i32), _mm_cvtsi32_si128(high as i32)];

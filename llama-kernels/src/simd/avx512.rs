@@ -300,6 +300,15 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         avx512! { _mm512_sub_epi8(a, b) }
     }
     #[inline(always)]
+    fn mul_u8(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512! {
+            let low = _mm512_set1_epi16(255);
+            let even = _mm512_and_si512(_mm512_mullo_epi16(a, b), low);
+            let odd = _mm512_mullo_epi16(_mm512_srli_epi16::<8>(a), _mm512_andnot_si512(low, b));
+            _mm512_or_si512(even, odd)
+        }
+    }
+    #[inline(always)]
     fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I {
         avx512! {
             let counts = join!(_mm256_set1_epi16(low as i16), _mm256_set1_epi16(high as i16));

@@ -157,6 +157,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn xor(self, a: Self::I, b: Self::I) -> Self::I;
     /// `a - b` in bytes, wrapping.
     fn sub_u8(self, a: Self::I, b: Self::I) -> Self::I;
+    /// `a * b` in bytes, wrapping.
+    fn mul_u8(self, a: Self::I, b: Self::I) -> Self::I;
     /// 16-bit lanes shifted right by `low` in the first half of the stripe, by `high` in the second (0..=7);
     /// bits cross from byte to byte within a lane, so a mask follows.
     fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I;

@@ -208,6 +208,13 @@ unsafe impl Simd for Scalar {
         })
     }
     #[inline(always)]
+    fn mul_u8(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| {
+            let (a, b) = (bytes(a[i]), bytes(b[i]));
+            i32::from_le_bytes(from_fn(|j| a[j].wrapping_mul(b[j])))
+        })
+    }
+    #[inline(always)]
     fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I {
         from_fn(|i| {
             let (count, [a, b, c, d]) = (if i < LANES / 2 { low } else { high }, bytes(a[i]));

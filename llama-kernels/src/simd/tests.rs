@@ -1,6 +1,7 @@
 //! Every instruction set against the scalar definition of its operations, bit for bit.
 
 use super::*;
+use crate::format::tests::unpack_agrees_with_dequantize;
 use std::array::from_fn;
 
 /// Results of all operations on one set of inputs, as bits.
@@ -88,6 +89,7 @@ impl Kernel for All {
             ("or", int(s.or(iw, ix))),
             ("xor", int(s.xor(iw, ix))),
             ("sub_u8", int(s.sub_u8(iw, ix))),
+            ("mul_u8", int(s.mul_u8(iw, ix))),
             ("shr_halves", int(s.shr_halves(iw, 2, 5))),
             ("mask", int(s.mask(bits))),
             ("lookup", int(s.lookup(&quarter[2], s.and(iw, s.splat_u8(15))))),
@@ -111,7 +113,7 @@ impl Kernel for All {
     }
 }
 
-/// Compares one instruction set, if this CPU has it.
+/// Checks one instruction set, if this CPU has it: its operations, and every format's use of them.
 fn check<S: Simd>() {
     let Some(s) = S::new() else { return eprintln!("skipped: no {} here", S::NAME) };
     for seed in 0..200 {
@@ -121,6 +123,12 @@ fn check<S: Simd>() {
             assert_eq!(expected, found, "{} of {}, seed {seed}", name, S::NAME);
         }
     }
+    unpack_agrees_with_dequantize(s);
+}
+
+#[test]
+fn scalar() {
+    check::<Scalar>();
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -1,0 +1,78 @@
+//! IQ3_XXS: an index into 256 points for each 4 weights, 28 sign bits and a scale for each 32.
+//!
+//! The scale is `d * (s + 1/2) / 2`. Seven of eight signs are stored: the number of minuses is even.
+
+use super::grids::{self, IQ3_XXS as POINTS};
+use super::{Block, IntegerBlock, Lane, Random, Stripe};
+use crate::simd::Simd;
+use half::f16;
+
+/// 98 bytes for 256 weights.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct IQ3_XXS {
+    d: [u8; 2],
+    q: [[u8; 16]; 4],
+    /// Words of four times seven signs and a 4-bit scale.
+    signs: [[u8; 8]; 4],
+}
+
+const _: () = assert!(size_of::<IQ3_XXS>() == 98 && align_of::<IQ3_XXS>() == 1);
+
+// SAFETY: byte arrays only: alignment 1, no padding, every bit pattern valid.
+unsafe impl Block for IQ3_XXS {
+    const LEN: usize = 256;
+    const RANDOM: Option<Random<Self>> =
+        Some(Random { std: 142.4, set_scale: |block, d| block.d = f16::from_f32(d).to_le_bytes() });
+
+    fn dequantize(&self, out: &mut [f32]) {
+        assert_eq!(out.len(), Self::LEN);
+        let d = f16::from_le_bytes(self.d).to_f32();
+        let pairs = self.q.as_flattened().as_chunks::<2>().0;
+        for (i, (&pair, out)) in pairs.iter().zip(out.as_chunks_mut::<8>().0).enumerate() {
+            let word = u32::from_le_bytes(self.signs.as_flattened().as_chunks::<4>().0[i / 4]);
+            let scale = d * (0.5 + (word >> 28) as f32) * 0.5;
+            let signs = grids::even_signs((word >> (7 * (i % 4)) & 127).into()) as u8;
+            let [low, high] = pair.map(|index| u64::from(POINTS[usize::from(index)]));
+            *out = grids::weights(scale, low | high << 32, signs);
+        }
+    }
+}
+
+impl IntegerBlock for IQ3_XXS {
+    type Lanes = Lane<8, false, false>;
+    const ZERO: Option<u32> = None;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
+        let block = &blocks[0];
+        let point = |i: usize| u64::from(POINTS[usize::from(block.q[stripe][i])]);
+        let points = std::array::from_fn(|i| point(2 * i) | point(2 * i + 1) << 32);
+        let words = u64::from_le_bytes(block.signs[stripe]);
+        let (a, b) = (words as u32, (words >> 32) as u32);
+        let signs = u64::from(grids::sevens(a)) | u64::from(grids::sevens(b)) << 32;
+        let q = grids::negate(s, s.load_bytes(&grids::stripe(points)), grids::even_signs(signs));
+        let odd = |word: u32| (word >> 28) as i8 * 2 + 1;
+        let d = s.mul_quad(s.pair_f16(block.d, block.d), s.splat_quad(1.0 / 4.0));
+        let scale = s.mul_quad(d, s.quad_i8([odd(a), odd(a), odd(b), odd(b)]));
+        Stripe { q, scale, min: scale }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_by_hand() {
+        let mut block = IQ3_XXS { d: f16::from_f32(2.0).to_le_bytes(), q: [[0; 16]; 4], signs: [[0; 8]; 4] };
+        // Weights 236..240: point 255; of 232..240 the first and the fifth are negative.
+        block.q[3][11] = 255;
+        block.signs[3][4..].copy_from_slice(&(0b1_0001 << 7 | 2u32 << 28).to_le_bytes());
+        let mut out = [0.0; 256];
+        block.dequantize(&mut out);
+        let [a, b, c, d] = POINTS[255].to_le_bytes().map(|v| 2.5 * f32::from(v));
+        assert_eq!(out[232..240], [-10.0, 10.0, 10.0, 10.0, -a, b, c, d]);
+        assert_eq!(out[0], 2.0);
+    }
+}

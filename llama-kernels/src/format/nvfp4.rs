@@ -1,0 +1,93 @@
+//! NVFP4: 64 four-bit floats (E2M1), and an eight-bit float (unsigned E4M3) as scale for each 16.
+//!
+//! Of each 16 weights, byte `i` holds weight `i` in its low nibble and weight `i + 8` in its high one.
+//! In integers: the doubled values, with half of the scale. The scale of the whole tensor, which makes up for
+//! the small range, is no part of the format: files hold it in a tensor of its own.
+
+use super::mxfp4::{E2M1, E2M1_LANES};
+use super::{Block, IntegerBlock, Lane, Random, Stripe, grids};
+use crate::simd::Simd;
+
+/// 36 bytes for 64 weights.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct NVFP4 {
+    scales: [u8; 4],
+    q: [[u8; 8]; 4],
+}
+
+const _: () = assert!(size_of::<NVFP4>() == 36 && align_of::<NVFP4>() == 1);
+
+/// Half of each unsigned E4M3 number. Bit 7 counts for nothing, but that 127, which is no number, is zero.
+static HALF_SCALES: [f32; 256] = {
+    let mut scales = [0.0; 256];
+    let mut x = 0;
+    while x < 256 {
+        let (exponent, mantissa) = (x as u32 >> 3 & 15, x as u32 & 7);
+        scales[x] = match exponent {
+            _ if x == 127 => 0.0,
+            0 => mantissa as f32 / 1024.0,
+            _ => f32::from_bits((exponent + 127 - 8) << 23 | mantissa << 20),
+        };
+        x += 1;
+    }
+    scales
+};
+
+impl NVFP4 {
+    /// Scales of about `d`: between two representable ones, as many of the higher as makes up for the lower.
+    fn set_scale(&mut self, d: f32) {
+        for (i, scale) in self.scales.iter_mut().enumerate() {
+            let above = HALF_SCALES[..127].partition_point(|s| *s <= d).clamp(1, 126);
+            let (low, high) = (HALF_SCALES[above - 1], HALF_SCALES[above]);
+            *scale = if (d - low) / (high - low) > (i as f32 + 0.5) / 4.0 { above } else { above - 1 } as u8;
+        }
+    }
+}
+
+// SAFETY: byte arrays only: alignment 1, no padding, every bit pattern valid.
+unsafe impl Block for NVFP4 {
+    const LEN: usize = 64;
+    const RANDOM: Option<Random<Self>> = Some(Random { std: 5.85, set_scale: NVFP4::set_scale });
+
+    fn dequantize(&self, out: &mut [f32]) {
+        assert_eq!(out.len(), Self::LEN);
+        for (i, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let d = HALF_SCALES[usize::from(self.scales[i])];
+            for (j, &q) in self.q[i].iter().enumerate() {
+                out[j] = d * f32::from(E2M1[usize::from(q & 15)]);
+                out[j + 8] = d * f32::from(E2M1[usize::from(q >> 4)]);
+            }
+        }
+    }
+}
+
+impl IntegerBlock for NVFP4 {
+    type Lanes = Lane<5, true, false>;
+    const ZERO: Option<u32> = Some(4);
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, blocks: &[Self], _stripe: usize) -> Stripe<S> {
+        let block = &blocks[0];
+        let nibbles = |i: usize| u64::from_le_bytes(block.q[i / 2]) >> (i % 2 * 4) & 0x0f0f_0f0f_0f0f_0f0f;
+        let codes = s.load_bytes(&grids::stripe(std::array::from_fn(nibbles)));
+        let scale = s.load_quad(&block.scales.map(|x| HALF_SCALES[usize::from(x)]));
+        Stripe { q: s.lookup(&E2M1_LANES, codes), scale, min: scale }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_by_hand() {
+        let mut block = NVFP4 { scales: [0x38, 0x01, 0x7e, 0x7f], q: [[0x7f; 8]; 4] };
+        block.q[0][1] = 0x21;
+        let mut out = [0.0; 64];
+        block.dequantize(&mut out);
+        assert_eq!((out[0], out[1], out[8], out[9]), (-6.0, 0.5, 6.0, 1.0)); // E4M3 0x38 is 1
+        assert_eq!((out[16], out[31]), (-6.0 / 512.0, 6.0 / 512.0)); // the smallest scale, 2^-9
+        assert_eq!((out[40], out[63]), (448.0 * 6.0, 0.0)); // the largest one, and none
+    }
+}

@@ -1,0 +1,57 @@
+//! Q1_0: 128 signs and one half-precision scale; a weight is `d` where the bit is set, `-d` elsewhere.
+
+use super::{Block, IntegerBlock, Lane, Random, Stripe};
+use crate::simd::Simd;
+use half::f16;
+
+/// 18 bytes for 128 weights.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Q1_0 {
+    d: [u8; 2],
+    q: [[u8; 8]; 2],
+}
+
+const _: () = assert!(size_of::<Q1_0>() == 18 && align_of::<Q1_0>() == 1);
+
+// SAFETY: byte arrays only: alignment 1, no padding, every bit pattern valid.
+unsafe impl Block for Q1_0 {
+    const LEN: usize = 128;
+    const RANDOM: Option<Random<Self>> =
+        Some(Random { std: 1.0, set_scale: |block, d| block.d = f16::from_f32(d).to_le_bytes() });
+
+    fn dequantize(&self, out: &mut [f32]) {
+        assert_eq!(out.len(), Self::LEN);
+        let d = f16::from_le_bytes(self.d).to_f32();
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = if self.q.as_flattened()[i / 8] >> (i % 8) & 1 == 1 { d } else { -d };
+        }
+    }
+}
+
+impl IntegerBlock for Q1_0 {
+    type Lanes = Lane<2, false, false>;
+    const ZERO: Option<u32> = Some(0);
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
+        let block = &blocks[0];
+        let q = s.and(s.mask(u64::from_le_bytes(block.q[stripe])), s.splat_u8(2));
+        let scale = s.pair_f16(block.d, block.d);
+        Stripe { q, scale, min: scale }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_by_hand() {
+        let mut block = Q1_0 { d: f16::from_f32(1.5).to_le_bytes(), q: [[0; 8]; 2] };
+        block.q[1][0] = 0b100;
+        let mut out = [0.0; 128];
+        block.dequantize(&mut out);
+        assert_eq!(out[64..68], [-1.5, -1.5, 1.5, -1.5]);
+    }
+}

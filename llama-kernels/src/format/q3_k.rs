@@ -1,0 +1,95 @@
+//! Q3_K: 256 weights of three bits in 16 groups, each with a scale of six bits;
+//! `w = d * (scale - 32) * (q - 4)`.
+//!
+//! The low two bits of the weights lie as in [`Q2_K`](super::Q2_K); bit `j` of byte `i` of `high` is the
+//! third bit of weight `32 * j + i`. Scale `j` has its low four bits in a nibble of byte `j % 8` (the low
+//! one for `j < 8`) and its high two in byte `8 + j % 4`, from the lowest bits up.
+
+use super::search::{Levels, Symmetric};
+use super::{Block, IntegerBlock, Lane, Stripe, q2_k};
+use crate::simd::Simd;
+use half::f16;
+
+/// 110 bytes for 256 weights.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Q3_K {
+    high: [u8; 32],
+    q: [[u8; 32]; 2],
+    scales: [u8; 12],
+    d: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Q3_K>() == 110 && align_of::<Q3_K>() == 1);
+
+// SAFETY: byte arrays only: alignment 1, no padding, every bit pattern valid.
+unsafe impl Block for Q3_K {
+    const LEN: usize = 256;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let d = f16::from_le_bytes(self.d).to_f32();
+        assert_eq!(out.len(), Self::LEN);
+        for (i, out) in out.iter_mut().enumerate() {
+            let g = i / 16;
+            let scale =
+                self.scales[g % 8] >> (g / 8 * 4) & 15 | (self.scales[8 + g % 4] >> (g / 4 * 2) & 3) << 4;
+            let low = self.q[i / 128][i % 32] >> (i % 128 / 32 * 2) & 3;
+            let q = low | (self.high[i % 32] >> (i / 32) & 1) << 2;
+            *out = d * (f32::from(scale) - 32.0) * (f32::from(q) - 4.0);
+        }
+    }
+
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
+        let levels = Levels { lo: -4.0, hi: 3.0 };
+        let found = Symmetric::<16, 16>::new(x, importance, levels, Levels { lo: -32.0, hi: 31.0 });
+        let (mut high, mut scales) = ([0; 32], [0; 12]);
+        for (i, q) in found.q.as_flattened().iter().enumerate() {
+            high[i % 32] |= (q >> 2) << (i / 32);
+        }
+        for (g, scale) in found.scales.iter().enumerate() {
+            let scale = (scale + 32) as u8;
+            scales[g % 8] |= (scale & 15) << (g / 8 * 4);
+            scales[8 + g % 4] |= (scale >> 4) << (g / 4 * 2);
+        }
+        Q3_K { high, q: q2_k::pack(found.q.as_flattened()), scales, d: found.d.to_le_bytes() }
+    }
+}
+
+impl IntegerBlock for Q3_K {
+    type Lanes = Lane<3, true, false>;
+    const ZERO: Option<u32> = Some(2);
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
+        let block = &blocks[0];
+        // Bits `2 * stripe` and the next one go to bit 2.
+        let high = s.halves(&block.high, &block.high);
+        let high = match stripe {
+            0 => s.shr_halves(s.shl_i32(high, 2), 0, 1),
+            _ => s.shr_halves(high, 2 * stripe as u32 - 2, 2 * stripe as u32 - 1),
+        };
+        let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| block.scales[4 * i + j]));
+        let low = word(stripe % 2) >> (stripe / 2 * 4) & 0x0f0f_0f0f;
+        let scales = low | (word(2) >> (2 * stripe) & 0x0303_0303) << 4;
+        let scales = s.quad_i8(scales.to_le_bytes().map(|b| b as i8 - 32));
+        let scale = s.mul_quad(s.pair_f16(block.d, block.d), scales);
+        Stripe { q: s.or(q2_k::unpack(s, &block.q, stripe), s.and(high, s.splat_u8(4))), scale, min: scale }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_can_hold_is_kept() {
+        // All eight levels in each group; scales of both signs, -32 among them.
+        let x: [f32; 256] = std::array::from_fn(|i| {
+            let scale = (i / 16 * 4) as f32 - 32.0;
+            scale * ((i * 5 % 8) as f32 - 4.0)
+        });
+        let mut y = [0.0; 256];
+        Q3_K::quantize(&x, None).dequantize(&mut y);
+        assert_eq!(x, y);
+    }
+}

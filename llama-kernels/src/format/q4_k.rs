@@ -1,0 +1,144 @@
+//! Q4_K: 256 nibbles in eight groups, each with a scale and a minimum of six bits;
+//! `w = d * scale * q - dmin * min`.
+//!
+//! Byte `i` of each 32 holds weight `i` of its 64 in its low nibble and weight `i + 32` in its high one.
+
+use super::search::Affine;
+use super::{Block, IntegerBlock, Lane, Stripe};
+use crate::simd::Simd;
+use half::f16;
+
+/// 144 bytes for 256 weights.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Q4_K {
+    d: [u8; 2],
+    dmin: [u8; 2],
+    scales: Scales,
+    q: [[u8; 32]; 4],
+}
+
+const _: () = assert!(size_of::<Q4_K>() == 144 && align_of::<Q4_K>() == 1);
+
+// SAFETY: byte arrays only: alignment 1, no padding, every bit pattern valid.
+unsafe impl Block for Q4_K {
+    const LEN: usize = 256;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let (d, dmin) = (f16::from_le_bytes(self.d).to_f32(), f16::from_le_bytes(self.dmin).to_f32());
+        assert_eq!(out.len(), Self::LEN);
+        for (i, out) in out.iter_mut().enumerate() {
+            let (scale, min) = self.scales.group(i / 32);
+            let q = self.q[i / 64][i % 32] >> (i % 64 / 32 * 4) & 15;
+            *out = d * f32::from(scale) * f32::from(q) - dmin * f32::from(min);
+        }
+    }
+
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
+        let found = Affine::<8, 32>::new(x, importance, 15.0, 63.0);
+        Q4_K {
+            d: found.d.to_le_bytes(),
+            dmin: found.dmin.to_le_bytes(),
+            scales: Scales::new(&found.scales, &found.mins),
+            q: pack(found.q.as_flattened()),
+        }
+    }
+}
+
+/// The low nibbles of 256 weights, as Q4_K and Q5_K store them.
+pub(super) fn pack(q: &[u8]) -> [[u8; 32]; 4] {
+    let mut packed = [[0; 32]; 4];
+    for (i, q) in q.iter().enumerate() {
+        packed[i / 64][i % 32] |= (q & 15) << (i % 64 / 32 * 4);
+    }
+    packed
+}
+
+/// The scales and minimums of eight groups, six bits each.
+///
+/// Bytes 0 to 3 hold the scales of the first four groups in their low six bits, bytes 4 to 7 their
+/// minimums; bytes 8 to 11 hold the low four bits of the last four groups' scales and minimums, whose
+/// high two bits are the high two of bytes 0 to 3 and 4 to 7.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Scales([u8; 12]);
+
+impl Scales {
+    pub(super) fn new(scales: &[u8; 8], mins: &[u8; 8]) -> Scales {
+        let mut bytes = [0; 12];
+        for i in 0..4 {
+            bytes[i] = scales[i] | scales[i + 4] >> 4 << 6;
+            bytes[i + 4] = mins[i] | mins[i + 4] >> 4 << 6;
+            bytes[i + 8] = scales[i + 4] & 15 | mins[i + 4] << 4;
+        }
+        Scales(bytes)
+    }
+
+    /// A group's scale and minimum.
+    pub(super) fn group(&self, i: usize) -> (u8, u8) {
+        let bytes = &self.0;
+        match i.checked_sub(4) {
+            None => (bytes[i] & 63, bytes[i + 4] & 63),
+            Some(i) => (bytes[i + 8] & 15 | bytes[i] >> 6 << 4, bytes[i + 8] >> 4 | bytes[i + 4] >> 6 << 4),
+        }
+    }
+
+    /// The scales and the minimums of two groups, each twice.
+    #[inline(always)]
+    pub(super) fn stripe<S: Simd>(&self, s: S, stripe: usize) -> [S::Q; 2] {
+        let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| self.0[4 * i + j]));
+        let (scales, mins) = match stripe {
+            0 | 1 => (word(0) & 0x3f3f_3f3f, word(1) & 0x3f3f_3f3f),
+            _ => (
+                word(2) & 0x0f0f_0f0f | word(0) >> 2 & 0x3030_3030,
+                word(2) >> 4 & 0x0f0f_0f0f | word(1) >> 2 & 0x3030_3030,
+            ),
+        };
+        [scales, mins].map(|word| {
+            let [a, b, ..] = (word >> (stripe % 2 * 16)).to_le_bytes().map(|b| b as i8);
+            s.quad_i8([a, a, b, b])
+        })
+    }
+}
+
+impl IntegerBlock for Q4_K {
+    type Lanes = Lane<4, false, true>;
+    const ZERO: Option<u32> = None;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
+        let block = &blocks[0];
+        let [scale, min] = block.scales.stripe(s, stripe);
+        Stripe {
+            q: s.nibbles32(&block.q[stripe]),
+            scale: s.mul_quad(s.pair_f16(block.d, block.d), scale),
+            min: s.mul_quad(s.pair_f16(block.dmin, block.dmin), min),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_are_kept() {
+        let (scales, mins) = ([0, 63, 1, 32, 16, 15, 62, 5], [63, 0, 31, 33, 48, 7, 1, 60]);
+        let packed = Scales::new(&scales, &mins);
+        assert_eq!(
+            [0, 1, 2, 3, 4, 5, 6, 7].map(|i| packed.group(i)),
+            std::array::from_fn(|i| (scales[i], mins[i]))
+        );
+    }
+
+    #[test]
+    fn what_it_can_hold_is_kept() {
+        let x: [f32; 256] = std::array::from_fn(|i| {
+            let group = i / 32;
+            (9 * group) as f32 * (i * 7 % 16) as f32 - (63 - 9 * group) as f32 / 4.0
+        });
+        let mut y = [0.0; 256];
+        Q4_K::quantize(&x, None).dequantize(&mut y);
+        assert_eq!(x, y);
+    }
+}

@@ -1,0 +1,93 @@
+//! Q5_K: 256 weights of five bits in eight groups, each with a scale and a minimum of six bits;
+//! `w = d * scale * q - dmin * min`.
+//!
+//! Scales and low bits lie as in [`Q4_K`](super::Q4_K); bit `j` of byte `i` of `high` is the fifth bit of
+//! weight `32 * j + i`.
+
+use super::q4_k::{self, Scales};
+use super::search::Affine;
+use super::{Block, IntegerBlock, Lane, Stripe};
+use crate::simd::Simd;
+use half::f16;
+
+/// 176 bytes for 256 weights.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Q5_K {
+    d: [u8; 2],
+    dmin: [u8; 2],
+    scales: Scales,
+    high: [u8; 32],
+    q: [[u8; 32]; 4],
+}
+
+const _: () = assert!(size_of::<Q5_K>() == 176 && align_of::<Q5_K>() == 1);
+
+// SAFETY: byte arrays only: alignment 1, no padding, every bit pattern valid.
+unsafe impl Block for Q5_K {
+    const LEN: usize = 256;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let (d, dmin) = (f16::from_le_bytes(self.d).to_f32(), f16::from_le_bytes(self.dmin).to_f32());
+        assert_eq!(out.len(), Self::LEN);
+        for (i, out) in out.iter_mut().enumerate() {
+            let (scale, min) = self.scales.group(i / 32);
+            let low = self.q[i / 64][i % 32] >> (i % 64 / 32 * 4) & 15;
+            let q = low | (self.high[i % 32] >> (i / 32) & 1) << 4;
+            *out = d * f32::from(scale) * f32::from(q) - dmin * f32::from(min);
+        }
+    }
+
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
+        let found = Affine::<8, 32>::new(x, importance, 31.0, 63.0);
+        let mut high = [0; 32];
+        for (i, q) in found.q.as_flattened().iter().enumerate() {
+            high[i % 32] |= (q >> 4) << (i / 32);
+        }
+        Q5_K {
+            d: found.d.to_le_bytes(),
+            dmin: found.dmin.to_le_bytes(),
+            scales: Scales::new(&found.scales, &found.mins),
+            high,
+            q: q4_k::pack(found.q.as_flattened()),
+        }
+    }
+}
+
+impl IntegerBlock for Q5_K {
+    type Lanes = Lane<5, false, true>;
+    const ZERO: Option<u32> = None;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
+        let block = &blocks[0];
+        // Bits `2 * stripe` and the next one go to bit 4.
+        let (high, shift) = (s.halves(&block.high, &block.high), 2 * stripe as u32);
+        let high = match stripe {
+            0 | 1 => s.shr_halves(s.shl_i32(high, 4), shift, shift + 1),
+            _ => s.shr_halves(high, shift - 4, shift - 3),
+        };
+        let [scale, min] = block.scales.stripe(s, stripe);
+        Stripe {
+            q: s.or(s.nibbles32(&block.q[stripe]), s.and(high, s.splat_u8(16))),
+            scale: s.mul_quad(s.pair_f16(block.d, block.d), scale),
+            min: s.mul_quad(s.pair_f16(block.dmin, block.dmin), min),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_can_hold_is_kept() {
+        let x: [f32; 256] = std::array::from_fn(|i| {
+            let group = i / 32;
+            (9 * group) as f32 * (i * 7 % 32) as f32 - (63 - 9 * group) as f32 / 4.0
+        });
+        let mut y = [0.0; 256];
+        Q5_K::quantize(&x, None).dequantize(&mut y);
+        assert_eq!(x, y);
+    }
+}

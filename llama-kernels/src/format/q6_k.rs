@@ -1,0 +1,90 @@
+//! Q6_K: 256 weights of six bits in 16 groups, each with a signed scale of eight bits;
+//! `w = d * scale * (q - 32)`.
+//!
+//! Each half of the block has 64 bytes of low nibbles: byte `i` holds weight `i` of its 128 and, above,
+//! weight `i + 64`. Its 32 bytes of high bits hold those of weights `i`, `i + 32`, `i + 64` and `i + 96`,
+//! from the lowest bits up.
+
+use super::search::{Levels, Symmetric};
+use super::{Block, IntegerBlock, Lane, Stripe, q2_k};
+use crate::simd::Simd;
+use half::f16;
+
+/// 210 bytes for 256 weights.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Q6_K {
+    low: [[u8; 64]; 2],
+    high: [[u8; 32]; 2],
+    /// Signed.
+    scales: [u8; 16],
+    d: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Q6_K>() == 210 && align_of::<Q6_K>() == 1);
+
+// SAFETY: byte arrays only: alignment 1, no padding, every bit pattern valid.
+unsafe impl Block for Q6_K {
+    const LEN: usize = 256;
+
+    fn dequantize(&self, out: &mut [f32]) {
+        let d = f16::from_le_bytes(self.d).to_f32();
+        assert_eq!(out.len(), Self::LEN);
+        for (i, out) in out.iter_mut().enumerate() {
+            let scale = self.scales[i / 16] as i8;
+            let low = self.low[i / 128][i % 64] >> (i % 128 / 64 * 4) & 15;
+            let high = self.high[i / 128][i % 32] >> (i % 128 / 32 * 2) & 3;
+            *out = d * f32::from(scale) * (f32::from(low | high << 4) - 32.0);
+        }
+    }
+
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
+        let levels = Levels { lo: -32.0, hi: 31.0 };
+        let found = Symmetric::<16, 16>::new(x, importance, levels, Levels { lo: -128.0, hi: 127.0 });
+        let q = found.q.as_flattened();
+        let mut low = [[0; 64]; 2];
+        for (i, q) in q.iter().enumerate() {
+            low[i / 128][i % 64] |= (q & 15) << (i % 128 / 64 * 4);
+        }
+        let high: Vec<u8> = q.iter().map(|q| q >> 4).collect();
+        Q6_K { low, high: q2_k::pack(&high), scales: found.scales.map(|s| s as u8), d: found.d.to_le_bytes() }
+    }
+}
+
+impl IntegerBlock for Q6_K {
+    type Lanes = Lane<6, true, false>;
+    const ZERO: Option<u32> = Some(5);
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
+        let block = &blocks[0];
+        let (low, high) = (s.load_bytes(&block.low[stripe / 2]), &block.high[stripe / 2]);
+        let high = s.halves(high, high);
+        // The bits of the first stripe are the lower ones of each byte.
+        let (low, high) = match stripe % 2 {
+            0 => (low, s.shl_i32(high, 4)),
+            _ => (s.shr_halves(low, 4, 4), high),
+        };
+        let high = s.and(s.shr_halves(high, 0, 2), s.splat_u8(0x30));
+        let scales = s.quad_i8([0, 1, 2, 3].map(|g| block.scales[4 * stripe + g] as i8));
+        let scale = s.mul_quad(s.pair_f16(block.d, block.d), scales);
+        Stripe { q: s.or(s.and(low, s.splat_u8(15)), high), scale, min: scale }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_can_hold_is_kept() {
+        // Scales of both signs, -128 among them, and the lowest level in each group.
+        let x: [f32; 256] = std::array::from_fn(|i| {
+            let scale = (i / 16 * 16) as f32 - 128.0;
+            scale * if i % 16 == 3 { -32.0 } else { (i * 37 % 64) as f32 - 32.0 }
+        });
+        let mut y = [0.0; 256];
+        Q6_K::quantize(&x, None).dequantize(&mut y);
+        assert_eq!(x, y);
+    }
+}
