@@ -64,7 +64,7 @@ fn tiny_model() -> Result<(PathBuf, TempDir), Failure> {
     let path = directory.path().join("tiny.gguf");
     let shape = Shape::from_name("tiny").expect("a shape of the list");
     note(format_args!("no model given: measuring a tiny synthetic one, {}", path.display()));
-    let model = Synth::new(&Spec { shape, format: Format::Q4_0.into(), seed: 1 })?;
+    let model = Synth::new(&Spec { shape, format: Format::Q4_0, seed: 1 })?;
     let write = |path: &Path| model.write(File::create(path)?, |_| ());
     match write(&path) {
         Ok(_) => Ok((path, directory)),

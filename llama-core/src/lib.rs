@@ -33,7 +33,7 @@
 //! let directory = tempfile::tempdir()?;
 //! let path = directory.path().join("tiny.gguf");
 //! let shape = Shape { layers: 1, ..Shape::from_name("tiny").unwrap() };
-//! let spec = Spec { shape, format: Format::Q8_0.into(), seed: 1 };
+//! let spec = Spec { shape, format: Format::Q8_0, seed: 1 };
 //! Synth::new(&spec)?.write(std::fs::File::create(&path)?, |_| ())?;
 //!
 //! let model = Model::read(&path)?;

@@ -83,12 +83,12 @@ impl Shape {
 
 /// What to write.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Spec {
+pub struct Spec<F = Format> {
     /// The dimensions; change `shape.layers` for a shorter model.
     pub shape: Shape,
-    /// The formats of the matrices. One whose rows are no whole blocks becomes [`Format::F16`];
-    /// norms are always [`Format::F32`].
-    pub format: Mix,
+    /// The [`Format`] of the matrices, or a [`Mix`]. A matrix whose rows are no whole blocks becomes
+    /// [`Format::F16`]; norms are always [`Format::F32`].
+    pub format: F,
     /// Decides vocabulary and weights.
     pub seed: u64,
 }
@@ -123,7 +123,7 @@ impl Synth {
     /// [`Error::Option`] if the shape is impossible (heads that do not divide `d_model` evenly or
     /// that key/value heads do not divide, a vocabulary without room for single bytes and
     /// characters, a zero, an absurd size).
-    pub fn new(spec: &Spec) -> Result<Synth> {
+    pub fn new(spec: &Spec<impl Into<Mix> + Copy>) -> Result<Synth> {
         let shape = &spec.shape;
         if !shape.is_valid() {
             return Err(Error::Option {
@@ -137,7 +137,7 @@ impl Synth {
         let mut header = Writer::new();
         metadata(&mut header, shape);
         vocabulary(&mut header, shape.vocab, spec.seed);
-        let tensors = tensors(shape, spec.format);
+        let tensors = tensors(shape, spec.format.into());
         for tensor in &tensors {
             header.tensor(&tensor.name, &tensor.dims, tensor.format)?;
         }
@@ -437,9 +437,9 @@ impl<W: Write, F: FnMut(u64)> Write for Counted<W, F> {
 mod tests {
     use super::*;
 
-    fn small(format: impl Into<Mix>, seed: u64) -> Spec {
+    fn small<F>(format: F, seed: u64) -> Spec<F> {
         let tiny = Shape::from_name("tiny").unwrap();
-        Spec { shape: Shape { layers: 1, d_ff: 256, vocab: 500, ..tiny }, format: format.into(), seed }
+        Spec { shape: Shape { layers: 1, d_ff: 256, vocab: 500, ..tiny }, format, seed }
     }
 
     #[test]
@@ -499,7 +499,7 @@ mod tests {
             Shape { d_ff: usize::MAX, ..shape },
             Shape { rope_base: f32::NAN, ..shape },
         ] {
-            let error = Synth::new(&Spec { shape, format: Format::F32.into(), seed: 1 });
+            let error = Synth::new(&Spec { shape, format: Format::F32, seed: 1 });
             assert!(matches!(error, Err(Error::Option { option: "shape", .. })), "{shape:?}");
         }
     }
