@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// A small file whose matrices are all in this format.
 fn synthetic(format: Format, shape: Shape) -> Gguf {
-    let shape = Shape { d_ff: 768, vocab: 400, ..shape };
+    let shape = Shape { d_ff: 512, vocab: 400, ..shape };
     let file = tempfile::NamedTempFile::new().unwrap();
     Synth::new(&Spec { shape, format: format.into(), seed: 3 })
         .unwrap()

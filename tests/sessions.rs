@@ -179,25 +179,28 @@ fn dropping_frees_everything() {
 #[test]
 fn a_prompt_is_cancelled_from_another_thread_and_goes_on_later() {
     let model = synthetic();
-    let prompt: Vec<Token> = (0..2000).map(|i| Token(260 + i * 7 % 140)).collect();
+    let prompt: Vec<Token> = (0..600).map(|i| Token(260 + i * 7 % 140)).collect();
     let flag = Arc::new(AtomicBool::new(false));
     let options = || Options::default().cpu(cpu(1)).ubatch(4);
-    // A flag that is set too early or too late proves nothing: wait longer, but not for long.
-    let cancelled = [1, 2, 5, 10, 20, 50, 100, 200].into_iter().find_map(|milliseconds| {
+    // A flag that is set too early or too late proves nothing, and nobody knows how long a thread
+    // takes to start on a busy machine: try again, with another delay.
+    let cancelled = (0..100).find_map(|attempt| {
         let mut session = model.session(options().cancel(flag.clone())).unwrap();
         flag.store(false, Ordering::Relaxed);
         let result = std::thread::scope(|scope| {
             scope.spawn(|| {
-                std::thread::sleep(Duration::from_millis(milliseconds));
+                std::thread::sleep(Duration::from_millis(1 << (attempt % 8)));
                 flag.store(true, Ordering::Relaxed);
             });
             session.forward(&prompt).map(drop)
         });
         let evaluated = session.stats().prompt_tokens;
         match result {
-            Err(Error::Cancelled) => (0 < evaluated && evaluated < prompt.len()).then_some(session),
-            other => panic!("2000 tokens in {milliseconds} ms: {other:?}"),
+            Ok(()) => assert_eq!(evaluated, prompt.len()),
+            Err(Error::Cancelled) => assert!(evaluated < prompt.len()),
+            Err(error) => panic!("{error}"),
         }
+        (0 < evaluated && evaluated < prompt.len()).then_some(session)
     });
     let mut session = cancelled.expect("no flag was set inside of the prompt");
     assert_eq!(session.tokens(), prompt, "the session holds the whole prompt");
