@@ -228,6 +228,12 @@ pub(crate) fn available() -> Vec<&'static dyn Backend> {
         object::<simd::Avx512<false>>(),
         #[cfg(target_arch = "x86_64")]
         object::<simd::Avx512<true>>(),
+        #[cfg(target_arch = "aarch64")]
+        object::<simd::Neon<0>>(),
+        #[cfg(target_arch = "aarch64")]
+        object::<simd::Neon<1>>(),
+        #[cfg(target_arch = "aarch64")]
+        object::<simd::Neon<2>>(),
     ]
     .into_iter()
     .flatten()

@@ -84,6 +84,7 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
             place::<S, B>(s, &unit, 0, panel, whole, r);
         }
     }
+    s.arrange_panel(&mut panel.bytes[..stripes * LANES]);
 }
 
 /// Unpacks one stripe of one row into its places.

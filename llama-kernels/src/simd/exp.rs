@@ -96,4 +96,11 @@ mod tests {
             check(|k| s.run(k));
         }
     }
+
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn vectors_are_accurate() {
+        let s = crate::simd::Neon::<0>::new().expect("every 64-bit ARM has NEON");
+        check(|k| s.run(k));
+    }
 }

@@ -1,7 +1,9 @@
 //! Every instruction set against the scalar definition of its operations, bit for bit.
 
 use super::*;
+use crate::format::{Lane, Lanes};
 use std::array::from_fn;
+use std::marker::PhantomData;
 
 /// Results of all operations on one set of inputs, as bits.
 struct All {
@@ -110,9 +112,70 @@ impl Kernel for All {
     }
 }
 
+/// Tokens in a tile of [`Panel`], whatever the instruction set would choose.
+const TOKENS: usize = 4;
+
+/// The dot products of a panel of `QUADS` x 4 columns.
+struct Panel<L, const QUADS: usize> {
+    w: [[u8; STRIPE]; QUADS],
+    x: [[i32; TOKENS]; QUADS],
+    lanes: PhantomData<L>,
+}
+
+impl<L: Lanes, const QUADS: usize> Panel<L, QUADS> {
+    /// Anything within the range of the lanes if `seed` is odd, its ends if it is even.
+    fn new(seed: u64) -> Self {
+        let mut state = seed;
+        let mut pick = |low: i16, high: i16| {
+            let random = next(&mut state) as i16;
+            (if seed % 2 == 0 {
+                [low, high][usize::from(random & 1 == 1)]
+            } else {
+                low + random.rem_euclid(high - low + 1)
+            }) as u8
+        };
+        let (low, high) = if L::BITS < 8 { (0, (1 << L::BITS) - 1) } else { (-128, 127) };
+        Panel {
+            w: from_fn(|_| from_fn(|_| pick(low, high))),
+            x: from_fn(|_| from_fn(|_| i32::from_le_bytes(from_fn(|_| pick(-127, 127))))),
+            lanes: PhantomData,
+        }
+    }
+}
+
+impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
+    type Out = [[i32; LANES]; TOKENS];
+
+    #[inline(always)]
+    fn call<S: Simd>(mut self, s: S) -> Self::Out {
+        let mut out = [[0; LANES]; TOKENS];
+        s.arrange_panel(&mut self.w);
+        for ((dots, out), t) in
+            s.dot_panel::<L, QUADS, TOKENS>(&self.w, &self.x).into_iter().zip(&mut out).zip(0..)
+        {
+            let zero = if L::BITS < 8 { None } else { S::SIGNED_ZERO };
+            let sum: i32 = self.x.iter().flat_map(|x| x[t].to_le_bytes()).map(|x| i32::from(x as i8)).sum();
+            s.store_i32(s.add_i32(dots, s.splat_i32(zero.map_or(0, |zero| -sum << zero))), out);
+        }
+        out
+    }
+}
+
+fn check_panels<S: Simd, L: Lanes>(s: S) {
+    for seed in 0..200 {
+        let name = format!("dot_panel of {} with {} bits, seed {seed}", S::NAME, L::BITS);
+        assert_eq!(Scalar.run(Panel::<L, 8>::new(seed)), s.run(Panel::<L, 8>::new(seed)), "{name}");
+        assert_eq!(Scalar.run(Panel::<L, 4>::new(seed)), s.run(Panel::<L, 4>::new(seed)), "{name}");
+    }
+}
+
 /// Compares one instruction set, if this CPU has it.
 fn check<S: Simd>() {
     let Some(s) = S::new() else { return eprintln!("skipped: no {} here", S::NAME) };
+    check_panels::<S, Lane<4, false, false>>(s);
+    check_panels::<S, Lane<5, false, false>>(s);
+    check_panels::<S, Lane<6, false, false>>(s);
+    check_panels::<S, Lane<8, false, false>>(s);
     for seed in 0..200 {
         let expected = Scalar.run(All { seed });
         let found = s.run(All { seed });
@@ -129,4 +192,12 @@ fn x86() {
     check::<Avx2<true>>();
     check::<Avx512<false>>();
     check::<Avx512<true>>();
+}
+
+#[cfg(target_arch = "aarch64")]
+#[test]
+fn arm() {
+    check::<Neon<0>>();
+    check::<Neon<1>>();
+    check::<Neon<2>>();
 }
