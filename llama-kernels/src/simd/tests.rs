@@ -68,6 +68,13 @@ impl Kernel for All {
             ("fma", float(s.fma(s.to_f32(s.splat_i32(3)), s.splat(7.0), fb))),
             ("max", float(s.max(fa, fb))),
             ("min", float(s.min(fa, fb))),
+            ("max with NaN on the left", float(s.max(s.splat(f32::NAN), fb))),
+            ("max with NaN on the right", float(s.max(fa, s.splat(f32::NAN)))),
+            ("min with NaN on the left", float(s.min(s.splat(f32::NAN), fb))),
+            ("min with NaN on the right", float(s.min(fa, s.splat(f32::NAN)))),
+            ("max of zeros", float(s.max(s.splat(0.0), s.splat(-0.0)))),
+            ("min of zeros", float(s.min(s.splat(-0.0), s.splat(0.0)))),
+            ("ties", int(s.to_i32(s.mul(s.to_f32(s.to_i32(fa)), s.splat(0.5))))),
             ("abs", float(s.abs(fa))),
             ("swap_pairs", float(s.swap_pairs(fa))),
             ("sum", vec![s.sum(fa).to_bits()]),
@@ -109,6 +116,33 @@ impl Kernel for All {
             ("sum_quad", vec![s.sum_quad(qa).to_bits()]),
             ("spread", float(s.spread(qa))),
         ]
+    }
+}
+
+/// Every half-precision number (but NaNs) read, and written back with its last bit's worth around it.
+struct Halves;
+
+impl Kernel for Halves {
+    type Out = Vec<(u16, u32, [u16; 3])>;
+
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> Self::Out {
+        let mut out = Vec::new();
+        for half in (0..=u16::MAX).filter(|half| half & 0x7fff <= 0x7c00) {
+            let mut wide = [0.0; LANES];
+            s.store(s.load_f16(&from_fn(|i| half.to_le_bytes()[i % 2])), &mut wide);
+            let mut bytes = [0; 2 * LANES];
+            // A half of a step up is a tie in normal numbers.
+            let steps: [f32; LANES] =
+                from_fn(|i| f32::from_bits((wide[0].to_bits()).saturating_add([0, 0xfff, 0x1000][i % 3])));
+            s.store_f16(s.load(&steps), &mut bytes);
+            out.push((
+                half,
+                wide[15].to_bits(),
+                from_fn(|i| u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]])),
+            ));
+        }
+        out
     }
 }
 
@@ -172,6 +206,9 @@ fn check_panels<S: Simd, L: Lanes>(s: S) {
 /// Compares one instruction set, if this CPU has it.
 fn check<S: Simd>() {
     let Some(s) = S::new() else { return eprintln!("skipped: no {} here", S::NAME) };
+    for (expected, found) in Scalar.run(Halves).into_iter().zip(s.run(Halves)) {
+        assert_eq!(expected, found, "{}", S::NAME);
+    }
     check_panels::<S, Lane<4, false, false>>(s);
     check_panels::<S, Lane<5, false, false>>(s);
     check_panels::<S, Lane<6, false, false>>(s);
