@@ -405,12 +405,12 @@ impl Ops<'_> {
     /// # Panics
     /// If the lengths do not fit, or a table rotates more than a head.
     pub fn rope(&self, x: &mut [f32], tokens: usize, heads: usize, head_dim: usize, tables: &[f32]) {
-        let features = x.len().checked_div(tokens).unwrap_or(0);
+        let Some(features) = x.len().checked_div(tokens) else { return };
         assert!(
             x.len() == tokens * features && heads * head_dim <= features,
             "{heads} heads within {features}"
         );
-        let table = tables.len().checked_div(tokens).unwrap_or(0);
+        let table = tables.len() / tokens;
         assert!(tables.len() == tokens * table && table.is_multiple_of(4), "a table for each token");
         assert!(table / 2 <= head_dim, "{} rotated dimensions within a head of {head_dim}", table / 2);
         if table == 0 {
@@ -436,9 +436,11 @@ impl Ops<'_> {
             start + tokens <= positions,
             "{tokens} tokens from position {start} on, room for {positions}"
         );
-        let features = qkv.len().checked_div(tokens).unwrap_or(0);
+        let Some(features) = qkv.len().checked_div(tokens) else { return };
+        let own = heads * (key_dim + value_dim);
+        assert!(qkv.len() == tokens * features && own <= features, "{own} keys and values within {features}");
         let first_value = features - heads * value_dim;
-        let first_key = first_value - heads * key_dim;
+        let first_key = features - own;
         let (keys, values) = (Parts::new(&mut kv.keys), Parts::new(&mut kv.values));
         self.team.split(tokens, &|_, t| {
             let row = &qkv[t * features..(t + 1) * features];

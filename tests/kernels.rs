@@ -1,0 +1,318 @@
+//! Promise 2: every instruction set x format x awkward shape agrees with the oracle: integers exactly,
+//! floats within a derived bound. Formats and instruction sets come from their registries, so a new one
+//! is covered the day it is registered.
+
+#[path = "kernels/operations.rs"]
+mod operations;
+
+use llama_kernels::{Cpu, CpuOptions, Format, Matrix, Ops};
+use llama_tests::close::{self, Activations, Answer, dot_bound, violation};
+use llama_tests::oracle::{self, GROUP, Int8, widen};
+use llama_tests::shapes::{Data, Shape, awkward_shapes};
+use std::sync::LazyLock;
+
+/// Every instruction set of this machine, with one thread and with two.
+static CPUS: LazyLock<Vec<[Cpu; 2]>> = LazyLock::new(|| {
+    let cpu = |isa: &str, threads| {
+        Cpu::new(&CpuOptions { threads: Some(threads), isa: Some(isa.to_owned()) }).unwrap()
+    };
+    llama_kernels::available().into_iter().map(|isa| [cpu(isa, 1), cpu(isa, 2)]).collect()
+});
+
+/// Runs an operation that writes to a copy of `start` on every instruction set, in both modes: the
+/// result must be within its bounds, and two threads must give the bits of one.
+#[track_caller]
+fn check(answer: &Answer, start: &[f32], what: &str, op: impl Fn(&Ops<'_>, &mut [f32]) + Sync) {
+    assert!(answer.bound.iter().all(|bound| bound.is_finite()), "{what}: anything would pass");
+    for [one, two] in &*CPUS {
+        for deterministic in [false, true] {
+            let run = |cpu: &Cpu| {
+                let mut out = start.to_vec();
+                cpu.region(deterministic, |ops| op(ops, &mut out));
+                out
+            };
+            let found = run(one);
+            let what = || format!("{what}, {}, deterministic: {deterministic}", one.isa());
+            if let Some(violation) = violation(&found, &answer.expected, &answer.bound) {
+                panic!("{}: {violation}", what());
+            }
+            let same = found.iter().zip(run(two)).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{}: two threads give other bits than one", what());
+        }
+    }
+}
+
+/// What a result is written over: a value that is left there is noticed.
+fn unwritten(n: usize) -> Vec<f32> {
+    vec![f32::NAN; n]
+}
+
+fn matrix(format: Format, rows: usize, cols: usize, bytes: &[u8]) -> Matrix<'_> {
+    Matrix::new(format, rows, cols, bytes).expect("encoded from rows x cols values")
+}
+
+fn encode(format: Format, weights: &[f32]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    format.quantize(weights, &mut bytes);
+    bytes
+}
+
+/// Columns on both sides of the panels' ends (512 and 1024), and rows on both sides of a panel's
+/// sixteen, for batches that are one, several or no whole tiles of any instruction set.
+fn panel_shapes(format: Format) -> Vec<Shape> {
+    let block = format.block_len();
+    let mut shapes = Vec::new();
+    for end in [512, 1024] {
+        for cols in [end - block, end, end + block] {
+            for (rows, tokens) in
+                [(1, 1), (15, 2), (16, 4), (17, 8), (33, 5), (33, 9), (16, 16), (15, 17), (17, 33)]
+            {
+                shapes.push(Shape { rows, cols, tokens });
+            }
+        }
+    }
+    shapes
+}
+
+#[test]
+fn products_agree() {
+    for &format in Format::ALL {
+        let mut data = Data::new(1);
+        let shapes = awkward_shapes(format).into_iter().filter(|shape| shape.cols > 0);
+        for shape @ Shape { rows, cols, tokens } in shapes.chain(panel_shapes(format)) {
+            let weights = [data.weights(format, rows, cols), data.weights(format, rows, cols)];
+            let [w, up] = [weights[0].matrix(), weights[1].matrix()];
+            let (x, residual) = (data.outliers(tokens * cols), data.values(tokens * rows));
+            let [answer, up_answer] = [w, up].map(|w| close::matmul(&w, &x, tokens, Activations::of(format)));
+
+            let what = |op| format!("{format} {op}, {shape:?}");
+            let empty = unwritten(tokens * rows);
+            check(&answer, &empty, &what("matmul"), |ops, out| ops.matmul(out, &[w], &x));
+            let swiglu = close::swiglu(&answer, &up_answer);
+            check(&swiglu, &empty, &what("swiglu"), |ops, out| ops.swiglu(out, w, up, &x));
+            let sum = answer.plus(&residual);
+            check(&sum, &residual, &what("matmul_add"), |ops, out| ops.matmul_add(out, w, &x));
+        }
+    }
+}
+
+#[test]
+fn products_of_several_matrices_lie_side_by_side() {
+    let formats = Format::ALL;
+    let cols = formats.iter().map(|format| format.block_len()).max().unwrap().max(64);
+    let mut data = Data::new(2);
+    for first in 0..formats.len() {
+        for tokens in [1, 3, 19] {
+            let rows = [17, 0, 5, 33];
+            let format = |i: usize| formats[(first + i) % formats.len()];
+            let weights: Vec<_> = (0..4).map(|i| data.weights(format(i), rows[i], cols)).collect();
+            let matrices: Vec<Matrix<'_>> = weights.iter().map(|w| w.matrix()).collect();
+            let x = data.values(tokens * cols);
+            let answers: Vec<Answer> =
+                matrices.iter().map(|w| close::matmul(w, &x, tokens, Activations::of(w.format()))).collect();
+            let rows_of = |field: fn(&Answer) -> &Vec<f64>| {
+                let row = |t| {
+                    answers.iter().zip(rows).flat_map(move |(a, n)| field(a)[t * n..][..n].iter().copied())
+                };
+                (0..tokens).flat_map(row).collect::<Vec<f64>>()
+            };
+            let answer = Answer { expected: rows_of(|a| &a.expected), bound: rows_of(|a| &a.bound) };
+            let what = format!("{} and others, {tokens} tokens", format(0));
+            check(&answer, &unwritten(tokens * 55), &what, |ops, out| ops.matmul(out, &matrices, &x));
+        }
+    }
+}
+
+/// Integers times a power of two with an extreme one in every 32: encoders and the activations'
+/// rounding to int8 keep them, and the sums of their products fit the 24 bits of an f32.
+fn integers(data: &mut Data, n: usize, smallest: i32, largest: i32, extreme: i32) -> Vec<f32> {
+    let mut value = |i| match i % GROUP {
+        7 => extreme as f32,
+        _ => (smallest + data.below((largest - smallest + 1) as usize) as i32) as f32,
+    };
+    (0..n).map(&mut value).collect()
+}
+
+#[test]
+fn integers_are_exact() {
+    let (rows, tokens) = (17, 33);
+    let mut data = Data::new(3);
+    for &format in Format::ALL {
+        let mut kept = 0;
+        for cols in [64, 544, 1056].map(|cols: usize| cols.next_multiple_of(format.block_len())) {
+            let mut x = integers(&mut data, tokens * cols, -127, 127, -127);
+            x.chunks_mut(GROUP)
+                .enumerate()
+                .for_each(|(i, x)| x.iter_mut().for_each(|x| *x *= [1.0, 4.0][i % 2]));
+            for (smallest, largest, extreme) in [(-8, 7, -8), (7, 7, -8), (-127, 127, 127)] {
+                let mut weights = integers(&mut data, rows * cols, smallest, largest, extreme);
+                weights.iter_mut().for_each(|w| *w *= 0.125);
+                let bytes = encode(format, &weights);
+                let mut decoded = vec![0.0; weights.len()];
+                format.dequantize(&bytes, &mut decoded);
+                if decoded != weights {
+                    continue;
+                }
+                kept += 1;
+                let w = matrix(format, rows, cols, &bytes);
+                for tokens in [1, 2, 3, 4, 5, 8, 9, 16, 17, 33] {
+                    let x = &x[..tokens * cols];
+                    let expected = oracle::matmul(&w, &widen(x), tokens);
+                    let answer = Answer { bound: vec![0.0; expected.len()], expected };
+                    let what = format!("{format} of integers, {rows} x {cols}, {tokens} tokens");
+                    check(&answer, &unwritten(tokens * rows), &what, |ops, out| ops.matmul(out, &[w], x));
+                }
+            }
+        }
+        let simple = [Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0].contains(&format);
+        assert!(kept > 0 || !simple, "{format} keeps neither nibbles nor bytes");
+        if kept == 0 {
+            eprintln!("{format}: its encoder keeps no integers, nothing was checked exactly");
+        }
+    }
+}
+
+#[test]
+fn one_wrong_weight_is_noticed() {
+    let rows = 17;
+    for &format in Format::ALL {
+        let cols = (2 * format.block_len()).max(64);
+        let mut data = Data::new(4);
+        let weights = data.weights(format, rows, cols);
+        let w = weights.matrix();
+        let mut bytes = w.bytes().to_vec();
+        *bytes.last_mut().unwrap() ^= 0x80; // a sign, or the upper bit of a nibble
+        let planted = matrix(format, rows, cols, &bytes);
+        for tokens in [1, 2, 4, 8, 9, 33] {
+            let x: Vec<f32> = data.values(tokens * cols).iter().map(|x| x + 0.5f32.copysign(*x)).collect();
+            let answer = |w| close::matmul(w, &x, tokens, Activations::of(format));
+            let (right, wrong) = (answer(&w), answer(&planted));
+            for [cpu, _] in &*CPUS {
+                let mut found = unwritten(tokens * rows);
+                cpu.region(false, |ops| ops.matmul(&mut found, &[w], &x));
+                let refused = |answer: &Answer, i: usize| {
+                    violation(&found[i..=i], &answer.expected[i..=i], &answer.bound[i..=i]).is_some()
+                };
+                for i in 0..found.len() {
+                    let last = i % rows == rows - 1;
+                    assert!(!refused(&right, i) && refused(&wrong, i) == last, "{format}, value {i}");
+                }
+            }
+        }
+    }
+}
+
+/// What is lost if the groups whose int8 scale is subnormal count as zero, which they may.
+fn lost_groups(w: &Matrix<'_>, x: &[f32], tokens: usize) -> Vec<f64> {
+    let scales = Int8::quantize(x).scales;
+    let lost = |i: usize| if scales[i / GROUP] < f32::MIN_POSITIVE { f64::from(x[i]).abs() } else { 0.0 };
+    let mut weights = vec![0.0; w.cols()];
+    let mut sums = vec![0.0; tokens * w.rows()];
+    for (i, sum) in sums.iter_mut().enumerate() {
+        let (t, row) = (i / w.rows(), i % w.rows());
+        w.dequantize_row(row, &mut weights);
+        *sum = weights.iter().zip(t * w.cols()..).map(|(w, i)| f64::from(w.abs()) * lost(i)).sum();
+    }
+    sums
+}
+
+#[test]
+fn products_of_extreme_values_agree() {
+    let rows = 17;
+    for &format in Format::ALL {
+        let cols = (3 * format.block_len()).max(96);
+        let mut data = Data::new(5);
+        for tokens in [1, 3, 17] {
+            let n = tokens * cols;
+            let scaled = |x: Vec<f32>, by: f32| x.iter().map(|x| x * by).collect::<Vec<f32>>();
+            let mut spike = data.values(n);
+            spike.iter_mut().skip(5).step_by(97).for_each(|x| *x = 1e30);
+            let mut gaps = data.values(n);
+            gaps.chunks_mut(GROUP).step_by(2).for_each(|group| group.fill(0.0));
+            let cases = [
+                ("zeros", vec![0.0; n], 1.0),
+                ("gaps", gaps, 1.0),
+                ("huge", scaled(data.values(n), 1e30), 1.0),
+                ("spikes", spike, 1.0),
+                ("tiny", scaled(data.values(n), 1e-36), 1.0),
+                ("subnormal", scaled(data.values(n), 1e-39), 1.0),
+                ("tiny weights", data.values(n), 1e-5), // subnormal scales in f16
+                ("zero weights", data.values(n), 0.0),
+            ];
+            for (what, x, size) in cases {
+                let bytes = encode(format, &scaled(data.values(rows * cols), size));
+                let w = matrix(format, rows, cols, &bytes);
+                let mut answer = close::matmul(&w, &x, tokens, Activations::of(format));
+                if format.is_integer() {
+                    let lost = lost_groups(&w, &x, tokens);
+                    answer.bound.iter_mut().zip(lost).for_each(|(bound, lost)| *bound += lost);
+                }
+                let what = format!("{format} with {what}, {tokens} tokens");
+                let empty = unwritten(tokens * rows);
+                check(&answer, &empty, &what, |ops, out| ops.matmul(out, &[w], &x));
+                // silu(g) * u may leave the range of f32, but is a number.
+                for [cpu, _] in &*CPUS {
+                    let mut out = unwritten(tokens * rows);
+                    cpu.region(false, |ops| ops.swiglu(&mut out, w, w, &x));
+                    assert!(out.iter().all(|v| !v.is_nan()), "{what}: swiglu on {}", cpu.isa());
+                }
+            }
+        }
+    }
+}
+
+/// The largest integers on both sides: where sums of 16 bits would overflow.
+#[test]
+fn products_of_the_largest_integers_agree() {
+    for &format in Format::ALL {
+        let (rows, cols) = (17, (3 * format.block_len()).max(96));
+        // Of symmetric formats the extreme goes to -8 or -32, and all others to 7 or 31.
+        let weight = |i| if i % 16 == 3 { -32.0 / 31.0 } else { 1.0 };
+        let bytes = encode(format, &(0..rows * cols).map(weight).collect::<Vec<f32>>());
+        let w = matrix(format, rows, cols, &bytes);
+        for tokens in [1, 2, 4, 9, 33] {
+            for sign in [1.0, -1.0] {
+                let x = vec![sign; tokens * cols];
+                let answer = close::matmul(&w, &x, tokens, Activations::of(format));
+                let what = format!("{format}, {tokens} tokens of {sign}");
+                check(&answer, &unwritten(tokens * rows), &what, |ops, out| ops.matmul(out, &[w], &x));
+            }
+        }
+    }
+}
+
+/// Blocks that no encoder writes: any bytes, as long as they decode to moderate numbers.
+#[test]
+fn products_of_any_bytes_agree() {
+    let (rows, mut data) = (17, Data::new(9));
+    for &format in Format::ALL {
+        let cols = (3 * format.block_len()).max(96);
+        let mut bytes = Vec::new();
+        let (mut block, mut weights) = (vec![0; format.block_bytes()], vec![0.0; format.block_len()]);
+        while bytes.len() < rows * format.row_bytes(cols).unwrap() {
+            block.iter_mut().for_each(|byte| *byte = data.below(256) as u8);
+            format.dequantize(&block, &mut weights);
+            if weights.iter().all(|w| w.abs() < 1e9) {
+                bytes.extend_from_slice(&block);
+            }
+        }
+        let w = matrix(format, rows, cols, &bytes);
+        for tokens in [1, 2, 4, 9, 33] {
+            let x = data.outliers(tokens * cols);
+            let answer = close::matmul(&w, &x, tokens, Activations::of(format));
+            let what = format!("{format} of random bytes, {tokens} tokens");
+            check(&answer, &unwritten(tokens * rows), &what, |ops, out| ops.matmul(out, &[w], &x));
+        }
+    }
+}
+
+#[test]
+fn a_lost_group_is_within_its_bound_only() {
+    // The allowance of `lost_groups` is for subnormal scales: an ordinary group has none.
+    let weights = Data::new(7).weights(Format::Q8_0, 1, 64);
+    let mut x = Data::new(8).values(64);
+    x[32..].iter_mut().for_each(|x| *x *= 1e-39);
+    let lost = lost_groups(&weights.matrix(), &x, 1)[0];
+    assert!(lost > 0.0 && lost < dot_bound(64, 1e-30), "{lost:e}");
+    assert_eq!(lost_groups(&weights.matrix(), &Data::new(8).values(64), 1), [0.0]);
+}
