@@ -13,11 +13,15 @@ use std::sync::Arc;
 
 const VOCAB: usize = 400;
 const CONTEXT: usize = 600;
+const TOKENS: usize = 36;
 
 /// A small model whose matrices are all in this format, as an engine and as the oracle read it.
-fn synthetic(format: Format, layers: usize) -> (Model, Naive) {
-    let shape =
-        Shape { layers, d_ff: 768, vocab: VOCAB, context: CONTEXT, ..Shape::from_name("tiny").unwrap() };
+fn synthetic(format: Format) -> (Model, Naive) {
+    written(format, Shape { layers: 1, ..Shape::from_name("tiny").unwrap() })
+}
+
+fn written(format: Format, shape: Shape) -> (Model, Naive) {
+    let shape = Shape { d_ff: 768, vocab: VOCAB, context: CONTEXT, ..shape };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("model.gguf");
     Synth::new(&Spec { shape, format, seed: 3 })
@@ -64,9 +68,9 @@ fn assert_same_bits(found: &[f32], expected: &[f32], what: &str) {
 
 #[test]
 fn threads_change_no_bit() {
-    let tokens = text(40);
+    let tokens = text(TOKENS);
     for &format in Format::ALL {
-        let (model, _) = synthetic(format, 1);
+        let (model, _) = synthetic(format);
         for isa in llama_kernels::available() {
             let cpus = [1, 2, 3, 5].map(|threads| cpu(isa, threads));
             for deterministic in [false, true] {
@@ -84,23 +88,23 @@ fn threads_change_no_bit() {
     }
 }
 
-/// Ways to evaluate 40 tokens: the most that go through the model at once, and the calls.
+/// Ways to evaluate the tokens: the most that go through the model at once, and the calls.
 const DIVISIONS: [(usize, &[usize]); 8] = [
-    (512, &[40]),         // at once
+    (512, &[TOKENS]),     // at once
     (512, &[1]),          // one by one
-    (9, &[40]),           // in micro-batches
-    (3, &[40]),           // of few tokens
+    (9, &[TOKENS]),       // in micro-batches
+    (3, &[TOKENS]),       // of few tokens
     (512, &[17, 1, 1]),   // prompts and answers
     (512, &[2, 4, 8, 5]), // all small
     (16, &[33, 3]),       // both
-    (1, &[40]),           // the smallest
+    (1, &[TOKENS]),       // the smallest
 ];
 
 #[test]
 fn divided_texts_agree() {
-    let tokens = text(40);
+    let tokens = text(TOKENS);
     for &format in Format::ALL {
-        let (model, naive) = synthetic(format, 2);
+        let (model, naive) = synthetic(format);
         let answers = naive.answers(&tokens.iter().map(|token| token.0).collect::<Vec<u32>>());
         for isa in llama_kernels::available() {
             let cpu = cpu(isa, 2);
@@ -118,9 +122,9 @@ fn divided_texts_agree() {
 
 #[test]
 fn divided_texts_are_the_same_bits_if_deterministic() {
-    let tokens = text(40);
+    let tokens = text(TOKENS);
     for &format in Format::ALL {
-        let (model, _) = synthetic(format, 2);
+        let (model, _) = synthetic(format);
         for isa in llama_kernels::available() {
             let cpu = cpu(isa, 2);
             let run = |(ubatch, calls): (usize, &[usize])| {
@@ -135,11 +139,13 @@ fn divided_texts_are_the_same_bits_if_deterministic() {
     }
 }
 
-/// Attention takes a long context in chunks: more than one, and a text that ends in a second one.
+/// Attention takes a long context in chunks, and the queries of several tokens at once: here one of
+/// each token, as no heads share a key.
 #[test]
 fn long_texts_are_the_same_bits_if_deterministic() {
     let tokens = text(CONTEXT);
-    let (model, _) = synthetic(Format::Q8_0, 1);
+    let shape = Shape { layers: 1, kv_heads: 8, ..Shape::from_name("tiny").unwrap() };
+    let (model, _) = written(Format::Q8_0, shape);
     let options =
         || Options::default().cpu(cpu(llama_kernels::available().last().unwrap(), 2)).deterministic(true);
     let whole = logits(&model, options(), &tokens, &[CONTEXT]);
@@ -152,18 +158,18 @@ fn long_texts_are_the_same_bits_if_deterministic() {
 /// The comparison sees what it is for: without the option, some bits do depend on the division.
 #[test]
 fn the_option_makes_a_difference() {
-    let tokens = text(40);
+    let tokens = text(TOKENS);
     let differs = |&format: &Format| {
-        let (model, _) = synthetic(format, 1);
+        let (model, _) = synthetic(format);
         let run = |calls| logits(&model, Options::default(), &tokens, calls);
-        run(&[40]) != run(&[1])
+        run(&[TOKENS]) != run(&[1])
     };
     assert!(Format::ALL.iter().any(differs));
 }
 
 #[test]
 fn the_same_seed_draws_the_same_text_on_any_number_of_threads() {
-    let (model, _) = synthetic(Format::Q4_0, 1);
+    let (model, _) = synthetic(Format::Q4_0);
     for isa in llama_kernels::available() {
         let draw = |threads| {
             let mut session = model.session(Options::default().cpu(cpu(isa, threads))).unwrap();

@@ -23,9 +23,21 @@ static CPUS: LazyLock<Vec<[Cpu; 2]>> = LazyLock::new(|| {
 /// result must be within its bounds, and two threads must give the bits of one.
 #[track_caller]
 fn check(answer: &Answer, start: &[f32], what: &str, op: impl Fn(&Ops<'_>, &mut [f32]) + Sync) {
-    assert!(answer.bound.iter().all(|bound| bound.is_finite()), "{what}: anything would pass");
+    check_each(|_, _| answer.clone(), start, what, op);
+}
+
+/// The same where the answer depends on the instruction set and the mode.
+#[track_caller]
+fn check_each(
+    answer: impl Fn(&str, bool) -> Answer,
+    start: &[f32],
+    what: &str,
+    op: impl Fn(&Ops<'_>, &mut [f32]) + Sync,
+) {
     for [one, two] in &*CPUS {
         for deterministic in [false, true] {
+            let answer = answer(one.isa(), deterministic);
+            assert!(answer.bound.iter().all(|bound| bound.is_finite()), "{what}: anything would pass");
             let run = |cpu: &Cpu| {
                 let mut out = start.to_vec();
                 cpu.region(deterministic, |ops| op(ops, &mut out));
@@ -45,6 +57,45 @@ fn check(answer: &Answer, start: &[f32], what: &str, op: impl Fn(&Ops<'_>, &mut 
 /// What a result is written over: a value that is left there is noticed.
 fn unwritten(n: usize) -> Vec<f32> {
     vec![f32::NAN; n]
+}
+
+/// A product by the engine that each instruction set has for it: at most two different answers.
+struct Product {
+    format: Format,
+    tokens: usize,
+    rounded: [Option<Answer>; 2],
+}
+
+impl Product {
+    fn new(w: &Matrix<'_>, x: &[f32], tokens: usize) -> Product {
+        Product::map(w.format(), tokens, |activations| close::matmul(w, x, tokens, activations))
+    }
+
+    /// The answer to something that follows from products of this format.
+    fn map(format: Format, tokens: usize, answer: impl Fn(Activations) -> Answer) -> Product {
+        let tiles = Activations::on("amx", format, tokens, false);
+        let tiles = (tiles == Activations::Bf16).then(|| answer(tiles));
+        Product { format, tokens, rounded: [Some(answer(Activations::of(format))), tiles] }
+    }
+
+    fn with(&self, activations: Activations) -> &Answer {
+        let answer = &self.rounded[usize::from(activations == Activations::Bf16)];
+        answer.as_ref().expect("an answer for every engine")
+    }
+
+    fn on(&self, isa: &str, deterministic: bool) -> &Answer {
+        self.with(Activations::on(isa, self.format, self.tokens, deterministic))
+    }
+
+    /// The same with more room, or another value, for each.
+    fn then(self, f: impl Fn(Answer) -> Answer) -> Product {
+        Product { rounded: self.rounded.map(|answer| answer.map(&f)), ..self }
+    }
+
+    #[track_caller]
+    fn check(&self, start: &[f32], what: &str, op: impl Fn(&Ops<'_>, &mut [f32]) + Sync) {
+        check_each(|isa, deterministic| self.on(isa, deterministic).clone(), start, what, op);
+    }
 }
 
 fn matrix(format: Format, rows: usize, cols: usize, bytes: &[u8]) -> Matrix<'_> {
@@ -83,15 +134,16 @@ fn products_agree() {
             let weights = [data.weights(format, rows, cols), data.weights(format, rows, cols)];
             let [w, up] = [weights[0].matrix(), weights[1].matrix()];
             let (x, residual) = (data.outliers(tokens * cols), data.values(tokens * rows));
-            let [answer, up_answer] = [w, up].map(|w| close::matmul(&w, &x, tokens, Activations::of(format)));
+            let [answer, up_answer] = [w, up].map(|w| Product::new(&w, &x, tokens));
 
             let what = |op| format!("{format} {op}, {shape:?}");
             let empty = unwritten(tokens * rows);
-            check(&answer, &empty, &what("matmul"), |ops, out| ops.matmul(out, &[w], &x));
-            let swiglu = close::swiglu(&answer, &up_answer);
-            check(&swiglu, &empty, &what("swiglu"), |ops, out| ops.swiglu(out, w, up, &x));
-            let sum = answer.plus(&residual);
-            check(&sum, &residual, &what("matmul_add"), |ops, out| ops.matmul_add(out, w, &x));
+            answer.check(&empty, &what("matmul"), |ops, out| ops.matmul(out, &[w], &x));
+            let swiglu = |activations| close::swiglu(answer.with(activations), up_answer.with(activations));
+            let swiglu = Product::map(format, tokens, swiglu);
+            swiglu.check(&empty, &what("swiglu"), |ops, out| ops.swiglu(out, w, up, &x));
+            let sum = answer.then(|answer| answer.plus(&residual));
+            sum.check(&residual, &what("matmul_add"), |ops, out| ops.matmul_add(out, w, &x));
         }
     }
 }
@@ -108,17 +160,17 @@ fn products_of_several_matrices_lie_side_by_side() {
             let weights: Vec<_> = (0..4).map(|i| data.weights(format(i), rows[i], cols)).collect();
             let matrices: Vec<Matrix<'_>> = weights.iter().map(|w| w.matrix()).collect();
             let x = data.values(tokens * cols);
-            let answers: Vec<Answer> =
-                matrices.iter().map(|w| close::matmul(w, &x, tokens, Activations::of(w.format()))).collect();
-            let rows_of = |field: fn(&Answer) -> &Vec<f64>| {
-                let row = |t| {
-                    answers.iter().zip(rows).flat_map(move |(a, n)| field(a)[t * n..][..n].iter().copied())
+            let products: Vec<Product> = matrices.iter().map(|w| Product::new(w, &x, tokens)).collect();
+            let answer = |isa: &str, deterministic| {
+                let answers = || products.iter().map(|product| product.on(isa, deterministic)).zip(rows);
+                let rows_of = |field: fn(&Answer) -> &Vec<f64>| {
+                    let row = |t| answers().flat_map(move |(a, n)| field(a)[t * n..][..n].iter().copied());
+                    (0..tokens).flat_map(row).collect::<Vec<f64>>()
                 };
-                (0..tokens).flat_map(row).collect::<Vec<f64>>()
+                Answer { expected: rows_of(|a| &a.expected), bound: rows_of(|a| &a.bound) }
             };
-            let answer = Answer { expected: rows_of(|a| &a.expected), bound: rows_of(|a| &a.bound) };
             let what = format!("{} and others, {tokens} tokens", format(0));
-            check(&answer, &unwritten(tokens * 55), &what, |ops, out| ops.matmul(out, &matrices, &x));
+            check_each(answer, &unwritten(tokens * 55), &what, |ops, out| ops.matmul(out, &matrices, &x));
         }
     }
 }
@@ -185,9 +237,9 @@ fn one_wrong_weight_is_noticed() {
         let planted = matrix(format, rows, cols, &bytes);
         for tokens in [1, 2, 4, 8, 9, 33] {
             let x: Vec<f32> = data.values(tokens * cols).iter().map(|x| x + 0.5f32.copysign(*x)).collect();
-            let answer = |w| close::matmul(w, &x, tokens, Activations::of(format));
-            let (right, wrong) = (answer(&w), answer(&planted));
+            let (right, wrong) = (Product::new(&w, &x, tokens), Product::new(&planted, &x, tokens));
             for [cpu, _] in &*CPUS {
+                let (right, wrong) = (right.on(cpu.isa(), false), wrong.on(cpu.isa(), false));
                 let mut found = unwritten(tokens * rows);
                 cpu.region(false, |ops| ops.matmul(&mut found, &[w], &x));
                 let refused = |answer: &Answer, i: usize| {
@@ -195,7 +247,7 @@ fn one_wrong_weight_is_noticed() {
                 };
                 for i in 0..found.len() {
                     let last = i % rows == rows - 1;
-                    assert!(!refused(&right, i) && refused(&wrong, i) == last, "{format}, value {i}");
+                    assert!(!refused(right, i) && refused(wrong, i) == last, "{format}, value {i}");
                 }
             }
         }
@@ -242,14 +294,16 @@ fn products_of_extreme_values_agree() {
             for (what, x, size) in cases {
                 let bytes = encode(format, &scaled(data.values(rows * cols), size));
                 let w = matrix(format, rows, cols, &bytes);
-                let mut answer = close::matmul(&w, &x, tokens, Activations::of(format));
-                if format.is_integer() {
-                    let lost = lost_groups(&w, &x, tokens);
-                    answer.bound.iter_mut().zip(lost).for_each(|(bound, lost)| *bound += lost);
-                }
+                let lost = lost_groups(&w, &x, tokens);
+                let answer = Product::new(&w, &x, tokens).then(|mut answer| {
+                    if format.is_integer() {
+                        answer.bound.iter_mut().zip(&lost).for_each(|(bound, lost)| *bound += lost);
+                    }
+                    answer
+                });
                 let what = format!("{format} with {what}, {tokens} tokens");
                 let empty = unwritten(tokens * rows);
-                check(&answer, &empty, &what, |ops, out| ops.matmul(out, &[w], &x));
+                answer.check(&empty, &what, |ops, out| ops.matmul(out, &[w], &x));
                 // silu(g) * u may leave the range of f32, but is a number.
                 for [cpu, _] in &*CPUS {
                     let mut out = unwritten(tokens * rows);
@@ -273,9 +327,9 @@ fn products_of_the_largest_integers_agree() {
         for tokens in [1, 2, 4, 9, 33] {
             for sign in [1.0, -1.0] {
                 let x = vec![sign; tokens * cols];
-                let answer = close::matmul(&w, &x, tokens, Activations::of(format));
+                let answer = Product::new(&w, &x, tokens);
                 let what = format!("{format}, {tokens} tokens of {sign}");
-                check(&answer, &unwritten(tokens * rows), &what, |ops, out| ops.matmul(out, &[w], &x));
+                answer.check(&unwritten(tokens * rows), &what, |ops, out| ops.matmul(out, &[w], &x));
             }
         }
     }
@@ -299,9 +353,9 @@ fn products_of_any_bytes_agree() {
         let w = matrix(format, rows, cols, &bytes);
         for tokens in [1, 2, 4, 9, 33] {
             let x = data.outliers(tokens * cols);
-            let answer = close::matmul(&w, &x, tokens, Activations::of(format));
+            let answer = Product::new(&w, &x, tokens);
             let what = format!("{format} of random bytes, {tokens} tokens");
-            check(&answer, &unwritten(tokens * rows), &what, |ops, out| ops.matmul(out, &[w], &x));
+            answer.check(&unwritten(tokens * rows), &what, |ops, out| ops.matmul(out, &[w], &x));
         }
     }
 }

@@ -8,6 +8,9 @@
 //! * [`Layout::Tiles`], for many (GEMM): `MT` tokens side by side, per group of 32 columns
 //!   `{ 8 x MT dwords, 2 x MT negated sums of 16, MT scales }`, so that one pointer serves and
 //!   each dword is broadcast straight from memory.
+//!
+//! The bfloat16 engine reads them rounded to bfloat16, in the layout of [`Layout::Pairs`]: 32 tokens side
+//! by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2 columns`.
 
 use crate::buffer::Buffer;
 use crate::simd::{LANES, STRIPE};
@@ -20,12 +23,49 @@ pub(crate) const TILE_WORDS: usize = GROUP / 4 + 2 + 1;
 
 /// How quantized activations lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Layout {
+pub enum Layout {
     /// Planes per token.
     Rows,
-    /// Tiles of this many tokens.
+    /// Tiles of this many tokens, quantized.
     Tiles(usize),
+    /// Tiles of [`PAIR_TOKENS`] tokens in bfloat16.
+    Pairs,
 }
+
+impl Layout {
+    /// Tokens in a tile; a row is a tile of its own.
+    pub(crate) fn tile(self) -> usize {
+        match self {
+            Layout::Rows => 1,
+            Layout::Tiles(mt) => mt,
+            Layout::Pairs => PAIR_TOKENS,
+        }
+    }
+
+    /// Rows of weights that an engine takes at once: what it unpacks stays in the caches with what it reads.
+    pub(crate) fn rows(self) -> usize {
+        match self {
+            Layout::Rows | Layout::Tiles(_) => LANES,
+            Layout::Pairs => 8 * LANES,
+        }
+    }
+
+    /// 32-bit words of one tile.
+    pub(crate) fn tile_words(self, cols: usize) -> usize {
+        let groups = stripes(cols) * (STRIPE / GROUP);
+        match self {
+            Layout::Rows => 0,
+            Layout::Tiles(mt) => groups * TILE_WORDS * mt,
+            Layout::Pairs => groups * PAIR_WORDS,
+        }
+    }
+}
+
+/// Tokens in a tile of pairs.
+pub(crate) const PAIR_TOKENS: usize = 32;
+
+/// 32-bit words of a tile of pairs per group of 32 columns: two matrix tiles.
+pub(crate) const PAIR_WORDS: usize = PAIR_TOKENS * GROUP / 2;
 
 /// Room for a batch of activations and its quantized form.
 pub struct Acts {
@@ -64,11 +104,6 @@ pub(crate) fn stripes(cols: usize) -> usize {
     cols.div_ceil(STRIPE)
 }
 
-/// 32-bit words of one tile of `mt` tokens.
-pub(crate) fn tile_words(cols: usize, mt: usize) -> usize {
-    stripes(cols) * (STRIPE / GROUP) * TILE_WORDS * mt
-}
-
 impl Acts {
     /// Up to this many tokens are products of rows, above of tiles.
     pub(crate) const ROWS_MAX: usize = 8;
@@ -99,8 +134,8 @@ impl Acts {
                     (self.bytes, self.sums, self.quads) = (Buffer::new(n), Buffer::new(n), Buffer::new(n));
                 }
             }
-            Layout::Tiles(mt) => {
-                let n = tokens.div_ceil(mt) * tile_words(cols, mt);
+            Layout::Tiles(_) | Layout::Pairs => {
+                let n = tokens.div_ceil(layout.tile()) * layout.tile_words(cols);
                 if self.tiles.len() < n {
                     self.tiles = Buffer::new(n);
                 }
@@ -108,11 +143,11 @@ impl Acts {
         }
     }
 
-    /// Bytes that a batch of `tokens` x `cols` takes at most, in either layout.
+    /// Bytes that a batch of `tokens` x `cols` takes at most, in any layout.
     pub(crate) fn size(tokens: usize, cols: usize) -> usize {
-        const TILE_MAX: usize = 16;
         let rows = tokens * stripes(cols) * (STRIPE + 4 * LANES + 32);
-        rows.max(4 * tile_words(cols, tokens + TILE_MAX))
+        let pairs = tokens.div_ceil(PAIR_TOKENS) * 4 * Layout::Pairs.tile_words(cols);
+        rows.max(pairs)
     }
 
     /// One token's quantized activations.
@@ -125,8 +160,7 @@ impl Acts {
 
     /// One tile's words.
     pub(crate) fn tile(&self, tile: usize) -> &[i32] {
-        let Layout::Tiles(mt) = self.layout else { panic!("activations are in rows") };
-        let words = tile_words(self.cols, mt);
+        let words = self.layout.tile_words(self.cols);
         &self.tiles[tile * words..(tile + 1) * words]
     }
 }

@@ -8,7 +8,7 @@ use crate::format::{F16, FloatBlock, IntegerBlock, with_block};
 use crate::matrix::Matrix;
 use crate::ops::attention::{Attend, Merge};
 use crate::ops::pack::Panel;
-use crate::ops::quantize::{QuantizeRow, QuantizeTile};
+use crate::ops::quantize::{PairTile, QuantizeRow, QuantizeTile};
 use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::Rope;
 use crate::ops::softmax::Softmax;
@@ -23,16 +23,16 @@ pub(crate) trait Backend: Send + Sync {
     /// The name that selects it, as in `--isa avx2`.
     fn name(&self) -> &'static str;
 
-    /// Tokens in a tile of the integer engine.
-    fn tile(&self) -> usize;
+    /// How a batch of many tokens is prepared.
+    fn layout(&self) -> Layout;
 
     /// Quantizes one token's activations into the layout of rows.
     fn quantize_row(&self, x: &[f32], out: RowMut<'_>);
 
-    /// Quantizes a tile of tokens (at most [`tile`](Self::tile)) into `out`.
-    fn quantize_tile(&self, x: &[&[f32]], out: &mut [i32]);
+    /// Prepares a tile of tokens, `x[token][cols]`, in that layout.
+    fn prepare_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
 
-    /// At most sixteen rows of a matrix times all tokens of a batch: `out[token][row]`.
+    /// A block of rows of a matrix times all tokens of a batch: `out[16 rows][token][row]`.
     ///
     /// `x` are the activations as they are, `acts` their quantized form, which only integer formats
     /// read; its layout decides between GEMV and GEMM. `out` has room for whole tiles.
@@ -73,16 +73,19 @@ impl<S: Simd> Backend for S {
         S::NAME
     }
 
-    fn tile(&self) -> usize {
-        S::INTEGER_TILE
+    fn layout(&self) -> Layout {
+        S::LAYOUT
     }
 
     fn quantize_row(&self, x: &[f32], out: RowMut<'_>) {
         self.run(QuantizeRow { x, out });
     }
 
-    fn quantize_tile(&self, x: &[&[f32]], out: &mut [i32]) {
-        self.run(QuantizeTile { x, mt: S::INTEGER_TILE, out });
+    fn prepare_tile(&self, x: &[f32], cols: usize, out: &mut [i32]) {
+        match S::LAYOUT {
+            Layout::Pairs => self.run(PairTile { x, cols, out }),
+            layout => self.run(QuantizeTile { x, cols, mt: layout.tile(), out }),
+        }
     }
 
     fn product(
@@ -94,7 +97,7 @@ impl<S: Simd> Backend for S {
         out: &mut [[f32; LANES]],
         panel: &mut Panel,
     ) {
-        assert!(rows.len() <= LANES, "{} rows, room for {LANES}", rows.len());
+        assert!(rows.len() <= acts.layout.rows(), "{} rows, room for {}", rows.len(), acts.layout.rows());
         with_block!(w.format(),
             float B => {
                 if acts.layout == Layout::Rows {
@@ -216,28 +219,36 @@ fn object<S: Simd>() -> Option<&'static dyn Backend> {
     S::new().map(|s| &*Box::leak(Box::new(s)) as &'static dyn Backend)
 }
 
-/// The instruction sets that this CPU has, the plainest first, the best last.
-pub(crate) fn available() -> Vec<&'static dyn Backend> {
-    [
-        object::<simd::Scalar>(),
-        #[cfg(target_arch = "x86_64")]
-        object::<simd::Avx2<false>>(),
-        #[cfg(target_arch = "x86_64")]
-        object::<simd::Avx2<true>>(),
-        #[cfg(target_arch = "x86_64")]
-        object::<simd::Avx512<false>>(),
-        #[cfg(target_arch = "x86_64")]
-        object::<simd::Avx512<true>>(),
-        #[cfg(target_arch = "aarch64")]
-        object::<simd::Neon<0>>(),
-        #[cfg(target_arch = "aarch64")]
-        object::<simd::Neon<1>>(),
-        #[cfg(target_arch = "aarch64")]
-        object::<simd::Neon<2>>(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+/// The only list of instruction sets, the plainest first, the best last.
+macro_rules! registry {
+    ($($(#[$only:meta])? $isa:ty,)*) => {
+        /// The instruction sets that this CPU has, the plainest first, the best last.
+        pub(crate) fn available() -> Vec<&'static dyn Backend> {
+            let mut all = Vec::new();
+            $($(#[$only])? all.extend(object::<$isa>());)*
+            all
+        }
+
+        /// Runs a kernel of one's own on the instruction set with this name, if this CPU has it.
+        pub fn run_on<K: Kernel>(isa: &str, kernel: K) -> Option<K::Out> {
+            $($(#[$only])? if <$isa>::NAME.eq_ignore_ascii_case(isa) {
+                return <$isa>::new().map(|s| s.run(kernel));
+            })*
+            None
+        }
+    };
+}
+
+registry! {
+    simd::Scalar,
+    #[cfg(target_arch = "x86_64")] simd::Avx2<false>,
+    #[cfg(target_arch = "x86_64")] simd::Avx2<true>,
+    #[cfg(target_arch = "x86_64")] simd::Avx512<{ simd::avx512::BASE }>,
+    #[cfg(target_arch = "x86_64")] simd::Avx512<{ simd::avx512::VNNI }>,
+    #[cfg(target_arch = "x86_64")] simd::Avx512<{ simd::avx512::AMX }>,
+    #[cfg(target_arch = "aarch64")] simd::Neon<{ simd::neon::BASE }>,
+    #[cfg(target_arch = "aarch64")] simd::Neon<{ simd::neon::DOTPROD }>,
+    #[cfg(target_arch = "aarch64")] simd::Neon<{ simd::neon::I8MM }>,
 }
 
 /// The best of [`available`].

@@ -3,12 +3,14 @@
 //! Activations are token-major between operations: `[token][feature]`. Every output element is
 //! computed whole by one worker, in an order that does not depend on the number of workers.
 
-use crate::acts::{Acts, Layout, RowMut, stripes, tile_words};
+mod attention;
+
+use self::attention::Attention;
+use crate::acts::{Acts, Layout, PAIR_TOKENS, RowMut, stripes};
 use crate::backend::{self, Backend};
 use crate::buffer::Buffer;
 use crate::kv::KvLayer;
 use crate::matrix::Matrix;
-use crate::ops::attention::{self, Attend, CHUNK};
 use crate::ops::pack::Panel;
 use crate::simd::LANES;
 use crate::team::{Pool, Team};
@@ -18,10 +20,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of weights that a worker claims at a time when few tokens stream through them.
 const CLAIM: usize = 128 << 10;
-/// Query rows that a prompt's attention takes through the cache together.
-const QUERY_ROWS: usize = 16;
-/// Up to this many tokens the chunks of a context are dealt out separately.
-const SPLIT_TOKENS: usize = 4;
 
 /// How to build a [`Cpu`].
 #[derive(Clone, Debug, Default)]
@@ -119,7 +117,8 @@ impl Cpu {
 
     /// Bytes of scratch that batches of `tokens` tokens with at most `cols` features make a `Cpu` hold.
     pub fn scratch_size(threads: usize, tokens: usize, cols: usize) -> usize {
-        threads * (Panel::SIZE + 2 * (tokens + LANES) * LANES * 4) + Acts::size(tokens, cols)
+        let tile = (tokens + PAIR_TOKENS) * Layout::Pairs.rows() * 4;
+        threads * (Panel::SIZE + 2 * tile) + Acts::size(tokens, cols)
     }
 }
 
@@ -184,20 +183,22 @@ enum Epilogue {
     Add,
 }
 
-/// Blocks of at most sixteen rows, `per_piece` of them a piece, over several matrices in a row.
+/// Pieces of several matrices side by side, each some blocks of rows that a kernel takes at once.
 struct Cut {
+    /// Rows of a piece, and of the blocks that make it up.
     piece: usize,
+    block: usize,
     /// For each matrix: its first piece and the column of its first row in the output.
     starts: Vec<(usize, usize)>,
     pieces: usize,
 }
 
 impl Cut {
-    fn new(weights: &[Matrix<'_>], rows: Layout) -> Cut {
+    fn new(weights: &[Matrix<'_>], layout: Layout) -> Cut {
         let stride = weights.iter().map(Matrix::row_stride).max().unwrap_or(0).max(1);
-        let piece = match rows {
+        let piece = match layout {
             Layout::Rows => (CLAIM / stride).clamp(1, 64 * LANES).next_multiple_of(LANES),
-            Layout::Tiles(_) => LANES,
+            Layout::Tiles(_) | Layout::Pairs => layout.rows(),
         };
         let (mut pieces, mut column) = (0, 0);
         let mut starts = Vec::with_capacity(weights.len());
@@ -206,7 +207,7 @@ impl Cut {
             pieces += w.rows().div_ceil(piece);
             column += w.rows();
         }
-        Cut { piece, starts, pieces }
+        Cut { piece, block: layout.rows(), starts, pieces }
     }
 
     /// The matrix of a piece, its blocks of rows, and the output column of each.
@@ -220,7 +221,8 @@ impl Cut {
         let w = weights[i];
         let start = (piece - first) * self.piece;
         let end = w.rows().min(start + self.piece);
-        (start..end).step_by(LANES).map(move |row| (w, row..end.min(row + LANES), column + row))
+        let block = self.block;
+        (start..end).step_by(block).map(move |row| (w, row..end.min(row + block), column + row))
     }
 }
 
@@ -292,23 +294,23 @@ impl Ops<'_> {
         assert_eq!(out.len(), tokens * features, "{tokens} tokens of {features} features");
         let mut shared = lock(&self.cpu.shared);
         let acts = &mut shared.acts;
-        self.quantize(acts, weights, x, cols, tokens);
+        self.prepare(acts, weights, x, cols, tokens);
         let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(weights, acts.layout));
-        let padded = tokens.next_multiple_of(self.cpu.backend.tile());
+        let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces, &|worker, piece| {
             let Worker { panel, tile, .. } = &mut *lock(&self.cpu.workers[worker]);
-            let tile = grown(tile, padded);
             for (w, rows, column) in cut.blocks(weights, piece) {
+                let tile = grown(tile, padded * rows.len().div_ceil(LANES));
                 self.cpu.backend.product(w, rows.clone(), x, acts, tile, panel);
-                for (t, tile) in tile[..tokens].iter().enumerate() {
-                    let start = t * features + column;
+                for_each_run(tile, padded, tokens, rows.len(), |t, row, values| {
+                    let start = t * features + column + row;
                     // SAFETY: blocks are disjoint ranges of columns.
-                    let out = unsafe { out.part(start..start + rows.len()) };
+                    let out = unsafe { out.part(start..start + values.len()) };
                     match epilogue {
-                        Epilogue::Store => out.copy_from_slice(&tile[..out.len()]),
-                        Epilogue::Add => out.iter_mut().zip(tile).for_each(|(out, v)| *out += v),
+                        Epilogue::Store => out.copy_from_slice(values),
+                        Epilogue::Add => out.iter_mut().zip(values).for_each(|(out, v)| *out += v),
                     }
-                }
+                });
             }
         });
     }
@@ -326,34 +328,34 @@ impl Ops<'_> {
         );
         let mut shared = lock(&self.cpu.shared);
         let acts = &mut shared.acts;
-        self.quantize(acts, &[gate, up], x, cols, tokens);
+        self.prepare(acts, &[gate, up], x, cols, tokens);
         let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(&[gate], acts.layout));
-        let padded = tokens.next_multiple_of(self.cpu.backend.tile());
+        let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces, &|worker, piece| {
             let Worker { panel, tile, other, .. } = &mut *lock(&self.cpu.workers[worker]);
-            let (tile, other) = (grown(tile, padded), grown(other, padded));
             for (_, rows, column) in cut.blocks(&[gate], piece) {
+                let lines = padded * rows.len().div_ceil(LANES);
+                let (tile, other) = (grown(tile, lines), grown(other, lines));
                 self.cpu.backend.product(gate, rows.clone(), x, acts, tile, panel);
                 self.cpu.backend.product(up, rows.clone(), x, acts, other, panel);
-                self.cpu.backend.swiglu(&mut tile[..tokens], &other[..tokens]);
-                for (t, tile) in tile[..tokens].iter().enumerate() {
-                    let start = t * features + column;
+                self.cpu.backend.swiglu(tile, other);
+                for_each_run(tile, padded, tokens, rows.len(), |t, row, values| {
+                    let start = t * features + column + row;
                     // SAFETY: blocks are disjoint ranges of columns.
-                    let out = unsafe { out.part(start..start + rows.len()) };
-                    out.copy_from_slice(&tile[..rows.len()]);
-                }
+                    unsafe { out.part(start..start + values.len()) }.copy_from_slice(values);
+                });
             }
         });
     }
 
-    /// Chooses the layout for a batch, and quantizes it if one of the matrices wants that.
-    fn quantize(&self, acts: &mut Acts, weights: &[Matrix<'_>], x: &[f32], cols: usize, tokens: usize) {
+    /// Chooses the layout for a batch, and prepares it if one of the matrices wants that.
+    fn prepare(&self, acts: &mut Acts, weights: &[Matrix<'_>], x: &[f32], cols: usize, tokens: usize) {
         let backend = self.cpu.backend;
-        let quantized = weights.iter().any(|w| w.format().is_integer());
         let rows = self.deterministic || tokens <= Acts::ROWS_MAX;
-        let layout = if rows { Layout::Rows } else { Layout::Tiles(backend.tile()) };
-        acts.reshape(tokens, cols, layout, quantized);
-        if !quantized {
+        let layout = if rows { Layout::Rows } else { backend.layout() };
+        let prepared = weights.iter().any(|w| w.format().is_integer());
+        acts.reshape(tokens, cols, layout, prepared);
+        if !prepared {
             return;
         }
         match layout {
@@ -374,13 +376,14 @@ impl Ops<'_> {
                     backend.quantize_row(&x[t * cols..(t + 1) * cols], out);
                 });
             }
-            Layout::Tiles(mt) => {
-                let (words, tiles) = (tile_words(cols, mt), Parts::new(&mut acts.tiles));
-                self.team.split(tokens.div_ceil(mt), &|_, tile| {
+            Layout::Tiles(_) | Layout::Pairs => {
+                let (words, n) = (layout.tile_words(cols), layout.tile());
+                let tiles = Parts::new(&mut acts.tiles);
+                self.team.split(tokens.div_ceil(n), &|_, tile| {
                     // SAFETY: each piece writes its own tile.
                     let out = unsafe { tiles.part(tile * words..(tile + 1) * words) };
-                    let rows: Vec<&[f32]> = x[tile * mt * cols..].chunks_exact(cols).take(mt).collect();
-                    backend.quantize_tile(&rows, out);
+                    let end = tokens.min((tile + 1) * n);
+                    backend.prepare_tile(&x[tile * n * cols..end * cols], cols, out);
                 });
             }
         }
@@ -481,146 +484,26 @@ impl Ops<'_> {
             kv.heads
         );
         assert_eq!(out.len(), tokens * heads * kv.value_dim, "{tokens} tokens of {heads} heads");
-        let job = Attention {
-            ops: self,
-            qkv,
-            kv,
-            features: qkv.len().checked_div(tokens).unwrap_or(0),
-            group: heads / kv.heads,
-            heads,
-            start,
-            out: Parts::new(out),
-        };
-        if tokens <= SPLIT_TOKENS {
-            job.by_chunk(tokens);
-        } else {
-            job.by_tile(tokens);
-        }
+        let features = qkv.len().checked_div(tokens).unwrap_or(0);
+        let group = heads / kv.heads;
+        let job = Attention { ops: self, qkv, kv, features, group, heads, start, out: Parts::new(out) };
+        job.run(tokens);
     }
 }
 
-/// One attention operation.
-struct Attention<'a, 'o> {
-    ops: &'a Ops<'a>,
-    qkv: &'a [f32],
-    kv: &'a KvLayer,
-    features: usize,
-    group: usize,
-    heads: usize,
-    start: usize,
-    out: Parts<'o, f32>,
-}
-
-impl Attention<'_, '_> {
-    /// The query rows of one KV head for some tokens, scaled and padded, token by token.
-    fn gather(&self, worker: &mut Worker, tokens: Range<usize>, head: usize) {
-        let (dim, lines) = (self.kv.key_dim, self.kv.key_stride() / LANES);
-        let scale = 1.0 / (dim as f32).sqrt();
-        worker.queries.clear();
-        worker.queries.resize(tokens.len() * self.group * lines, [0.0; LANES]);
-        worker.visible.clear();
-        let mut rows = worker.queries.chunks_exact_mut(lines);
-        for t in tokens {
-            let queries = &self.qkv[t * self.features + head * self.group * dim..][..self.group * dim];
-            for (query, row) in queries.chunks_exact(dim).zip(&mut rows) {
-                row.as_flattened_mut().iter_mut().zip(query).for_each(|(out, q)| *out = q * scale);
-                worker.visible.push(self.start + t + 1);
-            }
+/// Calls `f(token, first row, values)` for each run of results in a block's tiles: `[16 rows][token]`.
+fn for_each_run(
+    tile: &[[f32; LANES]],
+    padded: usize,
+    tokens: usize,
+    rows: usize,
+    mut f: impl FnMut(usize, usize, &[f32]),
+) {
+    for (panel, tile) in tile.chunks_exact(padded.max(1)).enumerate() {
+        let row = panel * LANES;
+        for (t, values) in tile[..tokens].iter().enumerate() {
+            f(t, row, &values[..(rows - row).min(LANES)]);
         }
-    }
-
-    fn attend(
-        &self,
-        queries: &[[f32; LANES]],
-        visible: &[usize],
-        head: usize,
-        chunk: usize,
-        out: &mut [[f32; LANES]],
-    ) {
-        let end = visible.last().copied().unwrap_or(0).min((chunk + 1) * CHUNK);
-        let positions = chunk * CHUNK..end;
-        self.ops.cpu.backend.attend(Attend { queries, visible, cache: self.kv.head(head), positions, out });
-    }
-
-    /// Writes one row's result.
-    ///
-    /// # Safety
-    /// No other worker writes the same token and head.
-    unsafe fn finish(&self, record: &[[f32; LANES]], token: usize, head: usize) {
-        let dim = self.kv.value_dim;
-        let start = (token * self.heads + head) * dim;
-        // SAFETY: the caller's promise.
-        attention::finish(record, unsafe { self.out.part(start..start + dim) });
-    }
-
-    /// Few tokens: every (token, KV head, chunk) is a piece of its own; records are merged in order.
-    fn by_chunk(&self, tokens: usize) {
-        let (kv_heads, record) = (self.kv.heads, attention::lines(self.kv.value_dim));
-        let chunks = (self.start + tokens).div_ceil(CHUNK);
-        let per_piece = self.group * record;
-        let mut shared = lock(&self.ops.cpu.shared);
-        let needed = tokens * kv_heads * chunks * per_piece;
-        if shared.records.len() < needed {
-            shared.records = Buffer::new(needed.next_power_of_two());
-        }
-        let records = Parts::new(&mut shared.records);
-        self.ops.team.split(tokens * kv_heads * chunks, &|worker, piece| {
-            let worker = &mut *lock(&self.ops.cpu.workers[worker]);
-            let (chunk, head, token) = (piece % chunks, piece / chunks % kv_heads, piece / chunks / kv_heads);
-            self.gather(worker, token..token + 1, head);
-            // SAFETY: each piece writes its own records.
-            let out = unsafe { records.part(piece * per_piece..(piece + 1) * per_piece) };
-            if chunk * CHUNK < self.start + token + 1 {
-                self.attend(&worker.queries, &worker.visible, head, chunk, out);
-            } else {
-                out.fill([0.0; LANES]); // wholly masked: no weight
-            }
-        });
-        self.ops.team.split(tokens * kv_heads, &|_, piece| {
-            let (head, token) = (piece % kv_heads, piece / kv_heads);
-            // SAFETY: each piece reads and writes the records of its own token and KV head.
-            let all = unsafe { records.part(piece * chunks * per_piece..(piece + 1) * chunks * per_piece) };
-            let (total, parts) = all.split_at_mut(per_piece);
-            for part in parts.chunks_exact(per_piece) {
-                for (total, part) in total.chunks_exact_mut(record).zip(part.chunks_exact(record)) {
-                    self.ops.cpu.backend.merge(total, part);
-                }
-            }
-            for (i, total) in total.chunks_exact(record).enumerate() {
-                // SAFETY: the piece owns this token's heads of its group.
-                unsafe { self.finish(total, token, head * self.group + i) };
-            }
-        });
-    }
-
-    /// Many tokens: a piece is some of them for one KV head, over all of their positions.
-    fn by_tile(&self, tokens: usize) {
-        let (kv_heads, record) = (self.kv.heads, attention::lines(self.kv.value_dim));
-        let per_tile = (QUERY_ROWS / self.group).max(1);
-        let tiles = tokens.div_ceil(per_tile);
-        self.ops.team.split(tiles * kv_heads, &|worker, piece| {
-            let worker = &mut *lock(&self.ops.cpu.workers[worker]);
-            let tile = tiles - 1 - piece / kv_heads; // the last tokens see the most: they go first
-            let head = piece % kv_heads;
-            let range = tile * per_tile..tokens.min((tile + 1) * per_tile);
-            self.gather(worker, range.clone(), head);
-            let Worker { queries, visible, records, part, .. } = worker;
-            let (records, part) =
-                (grown(records, visible.len() * record), grown(part, visible.len() * record));
-            self.attend(queries, visible, head, 0, records);
-            for chunk in 1..(self.start + range.end).div_ceil(CHUNK) {
-                self.attend(queries, visible, head, chunk, part);
-                for (total, part) in records.chunks_exact_mut(record).zip(part.chunks_exact(record)) {
-                    self.ops.cpu.backend.merge(total, part);
-                }
-            }
-            for (i, record) in records.chunks_exact(record).enumerate() {
-                // SAFETY: the piece owns these tokens' heads of its group.
-                unsafe {
-                    self.finish(record, range.start + i / self.group, head * self.group + i % self.group)
-                };
-            }
-        });
     }
 }
 

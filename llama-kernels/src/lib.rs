@@ -45,6 +45,7 @@ mod ops;
 pub mod simd;
 mod team;
 
+pub use backend::run_on;
 pub use cores::default_threads;
 pub use cpu::{Cpu, CpuError, CpuOptions, Ops};
 pub use format::Format;

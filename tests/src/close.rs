@@ -70,12 +70,23 @@ pub enum Activations {
     Float,
     /// It rounds them to int8 in groups of 32, by [`Int8::quantize`].
     Int8,
+    /// It rounds them, and the weights too, to bf16.
+    Bf16,
 }
 
 impl Activations {
     /// What goes with a weight format: int8 for the quantized ones.
     pub fn of(format: Format) -> Activations {
         if format.block_len() == 1 { Activations::Float } else { Activations::Int8 }
+    }
+
+    /// What an instruction set does with a batch: matrix tiles are there for many tokens of quantized
+    /// formats.
+    pub fn on(isa: &str, format: Format, tokens: usize, deterministic: bool) -> Activations {
+        match isa == "amx" && format.is_integer() && tokens > 8 && !deterministic {
+            true => Activations::Bf16,
+            false => Activations::of(format),
+        }
     }
 }
 
@@ -153,24 +164,39 @@ pub fn matmul(w: &Matrix, x: &[f32], tokens: usize, activations: Activations) ->
             let doubt = |i| if is_tie(x[i], step(i)) { step(i) } else { 0.0 };
             (int8.dequantize(), (0..x.len()).map(doubt).collect())
         }
+        Activations::Bf16 => (x.iter().map(|x| bf16(*x).0).collect(), vec![0.0; x.len()]),
     };
     // Eight roundings beyond the sum's: the activation's scale, the weight's scale and minimum,
     // their product, and the integer sum's conversion.
     let chain = w.cols() + 8;
-    let expected = oracle::matmul(w, &exact, tokens);
-    let mut bound = vec![0.0; expected.len()];
-    let mut weights = vec![0.0; w.cols()];
+    let mut expected = vec![0.0; tokens * w.rows()];
+    let mut bound = expected.clone();
+    let mut decoded = vec![0.0; w.cols()];
     for r in 0..w.rows() {
-        w.dequantize_row(r, &mut weights);
+        w.dequantize_row(r, &mut decoded);
+        let (weights, doubtful): (Vec<f64>, Vec<f64>) = match activations {
+            Activations::Bf16 => decoded.iter().map(|w| bf16(*w)).unzip(),
+            _ => (widen(&decoded), vec![0.0; decoded.len()]),
+        };
         for t in 0..tokens {
-            let terms = |x: &[f64]| -> f64 {
-                let x = &x[t * w.cols()..(t + 1) * w.cols()];
-                weights.iter().zip(x).map(|(&w, x)| (f64::from(w) * x).abs()).sum()
-            };
-            bound[t * w.rows() + r] = dot_bound(chain, terms(&exact)) + (1.0 + gamma(chain)) * terms(&doubt);
+            let [exact, doubt] = [&exact, &doubt].map(|x| &x[t * w.cols()..(t + 1) * w.cols()]);
+            let terms = |w: &[f64], x: &[f64]| w.iter().zip(x).map(|(w, x)| (w * x).abs()).sum::<f64>();
+            let doubt = terms(&weights, doubt) + terms(&doubtful, exact);
+            expected[t * w.rows() + r] = dot(&weights, exact);
+            bound[t * w.rows() + r] = dot_bound(chain, terms(&weights, exact)) + (1.0 + gamma(chain)) * doubt;
         }
     }
     Answer { expected, bound }
+}
+
+/// A value rounded to bf16, to nearest even, and the doubt of it: a unit in the last place where f32
+/// arithmetic, a few roundings from the value, may have rounded it to either side.
+fn bf16(x: f32) -> (f64, f64) {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+    let from_tie = i64::from(bits & 0xffff) - 0x8000;
+    let unit = f64::from(f32::from_bits(bits & 0xff80_0000).abs()) * 2f64.powi(-7);
+    (f64::from(f32::from_bits(rounded)), if from_tie.abs() <= 8 { unit } else { 0.0 })
 }
 
 /// Whether f32 arithmetic may round `x / scale` to either side.

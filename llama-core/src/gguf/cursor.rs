@@ -2,6 +2,7 @@
 
 use super::{Kind, Value};
 use crate::Error;
+use byteorder::{ByteOrder, LittleEndian};
 use std::fmt;
 use std::path::Path;
 
@@ -98,11 +99,11 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn u32(&mut self) -> Result<u32, Fault> {
-        Ok(u32::from_le_bytes(self.array()?))
+        Ok(LittleEndian::read_u32(self.take(4)?))
     }
 
     pub(super) fn u64(&mut self) -> Result<u64, Fault> {
-        Ok(u64::from_le_bytes(self.array()?))
+        Ok(LittleEndian::read_u64(self.take(8)?))
     }
 
     pub(super) fn bool(&mut self) -> Result<bool, Fault> {

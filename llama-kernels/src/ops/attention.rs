@@ -123,8 +123,10 @@ fn rows<S: Simd, B: FloatBlock, const R: usize>(
         }
         let values = &cache.values[start * cache.value_stride..(start + n) * cache.value_stride];
         for i in 0..record - 1 {
-            let mut acc: [S::F; R] =
-                std::array::from_fn(|r| s.mul(s.load(&out[r * record + i]), s.splat(rescale[r])));
+            let mut acc = [s.splat(0.0); R];
+            for r in 0..R {
+                acc[r] = s.mul(s.load(&out[r * record + i]), s.splat(rescale[r]));
+            }
             for (p, value) in values.chunks_exact(cache.value_stride).enumerate() {
                 let value = B::widen(s, &value.as_chunks::<LANES>().0[i]);
                 for r in 0..R {

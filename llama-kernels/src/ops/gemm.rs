@@ -23,7 +23,7 @@ use crate::matrix::Matrix;
 use crate::simd::{LANES, STRIPE, Simd};
 use std::ops::Range;
 
-/// At most sixteen rows of a matrix times all tokens of a batch.
+/// A block of rows of a matrix times all tokens of a batch.
 pub struct Job<'a> {
     /// The weights.
     pub w: Matrix<'a>,
@@ -33,8 +33,8 @@ pub struct Job<'a> {
     pub x: &'a [f32],
     /// The quantized activations; for the integer engine.
     pub acts: &'a Acts,
-    /// `out[token][row]`; what lies beyond the rows is not defined. Its length is the number of tokens,
-    /// rounded up to whole tiles.
+    /// For each sixteen rows `[token][row]`, with the tokens rounded up to whole tiles; what lies beyond
+    /// the rows and tokens is not defined.
     pub out: &'a mut [[f32; LANES]],
     /// The worker's scratch.
     pub panel: &'a mut Panel,
@@ -68,7 +68,10 @@ fn integer_tile<S: Simd, L: Lanes, const MT: usize>(
     zero: Option<u32>,
 ) {
     const QUADS: usize = GROUP / 4;
-    let mut acc: [S::F; MT] = std::array::from_fn(|t| s.load(&c[t]));
+    let mut acc = [s.splat(0.0); MT];
+    for (acc, c) in acc.iter_mut().zip(c.iter()) {
+        *acc = s.load(c);
+    }
     let (x, _) = x.as_chunks::<MT>();
     let (x, _) = x.as_chunks::<TILE_WORDS>();
     let (w, _) = panel.bytes.as_chunks::<QUADS>();
@@ -109,24 +112,25 @@ fn integer_tile<S: Simd, L: Lanes, const MT: usize>(
 pub(crate) fn float<S: Simd, B: FloatBlock, const MT: usize>(s: S, job: Job<'_>) {
     let Job { w, rows, x, out, panel, .. } = job;
     let k = w.cols();
-    if k == 0 {
-        return out.fill([0.0; LANES]);
-    }
-    let tokens = x.len() / k;
-    assert!(out.len() >= tokens, "room for {tokens} tokens, found {}", out.len());
     out.fill([0.0; LANES]);
-    for start in (0..k).step_by(pack::FLOAT_COLS) {
-        let cols = start..k.min(start + pack::FLOAT_COLS);
-        pack::float::<S, B>(s, w, rows.clone(), cols.clone(), panel);
-        let panel = &panel.floats[..cols.len()];
-        let mut tile = 0;
-        while tile + MT <= tokens {
-            float_tile::<S, MT>(s, panel, &x[tile * k..], k, cols.start, &mut out[tile..]);
-            tile += MT;
-        }
-        while tile < tokens {
-            float_tile::<S, 1>(s, panel, &x[tile * k..], k, cols.start, &mut out[tile..]);
-            tile += 1;
+    let (Some(tokens), panels) = (x.len().checked_div(k), rows.len().div_ceil(LANES)) else { return };
+    let padded = out.len().checked_div(panels).unwrap_or(0);
+    assert!(padded >= tokens, "room for {tokens} tokens, found {padded}");
+    for (i, first) in rows.clone().step_by(LANES).enumerate() {
+        let (rows, out) = (first..rows.end.min(first + LANES), &mut out[i * padded..(i + 1) * padded]);
+        for start in (0..k).step_by(pack::FLOAT_COLS) {
+            let cols = start..k.min(start + pack::FLOAT_COLS);
+            pack::float::<S, B>(s, w, rows.clone(), cols.clone(), panel);
+            let panel = &panel.floats[..cols.len()];
+            let mut token = 0;
+            while token + MT <= tokens {
+                float_tile::<S, MT>(s, panel, &x[token * k..], k, cols.start, &mut out[token..]);
+                token += MT;
+            }
+            while token < tokens {
+                float_tile::<S, 1>(s, panel, &x[token * k..], k, cols.start, &mut out[token..]);
+                token += 1;
+            }
         }
     }
 }
@@ -141,7 +145,10 @@ fn float_tile<S: Simd, const MT: usize>(
     c: &mut [[f32; LANES]],
 ) {
     let x: [&[f32]; MT] = std::array::from_fn(|t| &x[t * stride + start..][..panel.len()]);
-    let mut acc: [S::F; MT] = std::array::from_fn(|t| s.load(&c[t]));
+    let mut acc = [s.splat(0.0); MT];
+    for (acc, c) in acc.iter_mut().zip(c.iter()) {
+        *acc = s.load(c);
+    }
     for (k, w) in panel.iter().enumerate() {
         let w = s.load(w);
         for t in 0..MT {

@@ -59,7 +59,10 @@ fn integer_row<S: Simd, B: IntegerBlock, const M: usize>(s: S, row: &[B], x: [Ro
         x.map(|x| Row { bytes: x.bytes, sums: &x.sums[..x.bytes.len()], quads: &x.quads[..x.bytes.len()] });
     for (u, unit) in units.enumerate() {
         for i in 0..stripes {
-            s.prefetch(unit.as_ptr().cast::<u8>().wrapping_add(AHEAD + i * size_of_val(unit) / stripes));
+            let bytes = size_of_val(unit) / stripes;
+            for line in (0..bytes).step_by(64) {
+                s.prefetch(unit.as_ptr().cast::<u8>().wrapping_add(AHEAD + i * bytes + line));
+            }
             integer_stripe::<S, B, M>(s, &mut sums, unit, i, x, u * stripes + i);
         }
     }
@@ -69,10 +72,14 @@ fn integer_row<S: Simd, B: IntegerBlock, const M: usize>(s: S, row: &[B], x: [Ro
         unit[0] = tail[0];
         integer_stripe::<S, B, M>(s, &mut sums, &unit, 0, x, whole);
     }
-    std::array::from_fn(|t| {
-        let dot = s.sum(sums.dots[t]);
-        if <B::Lanes as Lanes>::MINS { dot - s.sum_quad(sums.mins[t]) } else { dot }
-    })
+    let mut out = [0.0; M];
+    for ((out, dots), mins) in out.iter_mut().zip(sums.dots).zip(sums.mins) {
+        *out = s.sum(dots);
+        if <B::Lanes as Lanes>::MINS {
+            *out -= s.sum_quad(mins);
+        }
+    }
+    out
 }
 
 #[inline(always)]

@@ -17,6 +17,9 @@ pub(crate) const INTEGER_COLS: usize = 1024;
 /// Columns of a float panel: 32 KiB.
 pub(crate) const FLOAT_COLS: usize = 512;
 
+/// Lines of a panel in bfloat16: 32 rows of 512 columns.
+const PAIR_LINES: usize = 512;
+
 /// A worker's room for one panel.
 pub struct Panel {
     /// Four columns of sixteen rows a line.
@@ -27,11 +30,15 @@ pub struct Panel {
     pub(crate) mins: Buffer<[f32; LANES]>,
     /// One column of sixteen rows a line.
     pub(crate) floats: Buffer<[f32; LANES]>,
+    /// Two panels in bfloat16, 32 columns of one row a line: one is multiplied, the next one unpacked.
+    #[allow(dead_code, reason = "not every architecture has matrix tiles")]
+    pub(crate) pairs: [Buffer<[u8; STRIPE]>; 2],
 }
 
 impl Panel {
     /// Bytes of a panel's room.
-    pub(crate) const SIZE: usize = INTEGER_COLS * LANES + 2 * (INTEGER_COLS / 16) * 64 + FLOAT_COLS * 64;
+    pub(crate) const SIZE: usize =
+        INTEGER_COLS * LANES + 2 * (INTEGER_COLS / 16) * 64 + FLOAT_COLS * 64 + 2 * PAIR_LINES * 64;
 
     /// Room for a panel of any format.
     pub fn new() -> Panel {
@@ -40,6 +47,7 @@ impl Panel {
             scales: Buffer::new(INTEGER_COLS / 16),
             mins: Buffer::new(INTEGER_COLS / 16),
             floats: Buffer::new(FLOAT_COLS),
+            pairs: [Buffer::new(PAIR_LINES), Buffer::new(PAIR_LINES)],
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Activations to bytes: `scale = absmax / 127` for each 32 columns, `q = round(x / scale)`.
 
-use crate::acts::{GROUP, RowMut, TILE_WORDS};
+use crate::acts::{GROUP, PAIR_TOKENS, PAIR_WORDS, RowMut, TILE_WORDS, stripes};
 use crate::simd::{Kernel, LANES, STRIPE, Simd};
 
 /// A stripe of activations as bytes.
@@ -27,18 +27,16 @@ fn stripe<S: Simd>(s: S, x: &[f32; STRIPE]) -> Quantized<S> {
     Quantized { bytes: s.to_i8(scaled), scale }
 }
 
-/// Calls `f` for each stripe of `x`, the last one padded with zeros.
+/// The `i`th stripe of `x`, the last one padded with zeros. (A closure called for each stripe would not
+/// always be inlined, and then each intrinsic would be a call.)
 #[inline(always)]
-fn for_stripes(x: &[f32], mut f: impl FnMut(usize, &[f32; STRIPE])) {
-    let (whole, tail) = x.as_chunks::<STRIPE>();
-    for (i, x) in whole.iter().enumerate() {
-        f(i, x);
+fn stripe_at<'a>(x: &'a [f32], i: usize, padded: &'a mut [f32; STRIPE]) -> &'a [f32; STRIPE] {
+    let x = &x[i * STRIPE..];
+    if let Some(whole) = x.first_chunk() {
+        return whole;
     }
-    if !tail.is_empty() {
-        let mut padded = [0.0; STRIPE];
-        padded[..tail.len()].copy_from_slice(tail);
-        f(whole.len(), &padded);
-    }
+    padded[..x.len()].copy_from_slice(x);
+    padded
 }
 
 /// Quantizes one token into the layout of rows.
@@ -53,22 +51,23 @@ impl Kernel for QuantizeRow<'_> {
     fn call<S: Simd>(self, s: S) {
         let QuantizeRow { x, out } = self;
         let (ones, minus_one) = (s.splat_u8(1), s.splat_i32(-1));
-        for_stripes(x, |i, x| {
-            let q = stripe(s, x);
+        for i in 0..stripes(x.len()) {
+            let q = stripe(s, stripe_at(x, i, &mut [0.0; STRIPE]));
             s.store_bytes(q.bytes, &mut out.bytes[i]);
             let sums = s.dot_unsigned(minus_one, ones, q.bytes);
             s.store_i32(s.xor(sums, minus_one), &mut out.sums[i]); // -n is !(n - 1)
             let (sums, _) = out.sums[i].as_chunks::<4>();
             let scale = [q.scale[0], q.scale[0], q.scale[1], q.scale[1]];
             out.quads[i] = [scale, std::array::from_fn(|j| scale[j] * -sums[j].iter().sum::<i32>() as f32)];
-        });
+        }
     }
 }
 
 /// Quantizes up to `mt` tokens into one tile.
 pub(crate) struct QuantizeTile<'a> {
-    /// The tokens' activations; as many as the tile has valid tokens.
-    pub x: &'a [&'a [f32]],
+    /// `[token][cols]`, as many as the tile has valid tokens.
+    pub x: &'a [f32],
+    pub cols: usize,
     pub mt: usize,
     pub out: &'a mut [i32],
 }
@@ -77,15 +76,15 @@ impl Kernel for QuantizeTile<'_> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let QuantizeTile { x, mt, out } = self;
+        let QuantizeTile { x, cols, mt, out } = self;
         let group_words = TILE_WORDS * mt;
         for t in 0..mt {
-            let Some(x) = x.get(t) else {
+            let Some(x) = x.get(t * cols..(t + 1) * cols) else {
                 out.iter_mut().skip(t).step_by(mt).for_each(|w| *w = 0);
                 continue;
             };
-            for_stripes(x, |i, x| {
-                let q = stripe(s, x);
+            for i in 0..stripes(x.len()) {
+                let q = stripe(s, stripe_at(x, i, &mut [0.0; STRIPE]));
                 let mut words = [0; LANES];
                 s.store_i32(q.bytes, &mut words);
                 for g in 0..STRIPE / GROUP {
@@ -101,7 +100,45 @@ impl Kernel for QuantizeTile<'_> {
                     }
                     out[10 * mt + t] = q.scale[g].to_bits() as i32;
                 }
-            });
+            }
+        }
+    }
+}
+
+/// Rounds up to 32 tokens to bfloat16, in pairs of columns: `[32 columns][2][16 pairs][16 tokens]`.
+pub(crate) struct PairTile<'a> {
+    /// `[token][cols]`, as many as the tile has valid tokens.
+    pub x: &'a [f32],
+    pub cols: usize,
+    pub out: &'a mut [i32],
+}
+
+impl Kernel for PairTile<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let PairTile { x, cols, out } = self;
+        let (groups, _) = out.as_chunks_mut::<PAIR_WORDS>();
+        for t in 0..PAIR_TOKENS {
+            let tile = t / LANES * GROUP / 2 * LANES + t % LANES;
+            let Some(x) = x.get(t * cols..(t + 1) * cols) else {
+                for group in groups.iter_mut() {
+                    group[tile..].iter_mut().step_by(LANES).take(GROUP / 2).for_each(|w| *w = 0);
+                }
+                continue;
+            };
+            for i in 0..stripes(cols) {
+                let mut padded = [0.0; STRIPE];
+                let (lanes, _) = stripe_at(x, i, &mut padded).as_chunks::<LANES>();
+                for g in 0..STRIPE / GROUP {
+                    let mut words = [0; LANES];
+                    s.store_i32(s.to_bf16(s.load(&lanes[2 * g]), s.load(&lanes[2 * g + 1])), &mut words);
+                    let out = &mut groups[i * (STRIPE / GROUP) + g];
+                    for (pair, word) in words.iter().enumerate() {
+                        out[tile + pair * LANES] = *word;
+                    }
+                }
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //! `vpdpbusd` does the work of three instructions: laptops since 2021.
 
 use super::{Kernel, LANES, STRIPE, Simd};
+use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::gemm;
 use core::arch::x86_64::*;
@@ -24,19 +25,36 @@ macro_rules! both {
     ($f:ident, $($v:expr),*) => { avx2! { [$f($($v[0]),*), $f($($v[1]),*)] } };
 }
 
-impl<const VNNI: bool> Avx2<VNNI> {
-    /// Halves onto halves, to one register of four lanes.
-    #[inline(always)]
-    fn fold4(
-        self,
-        a: [__m256; 2],
-        f8: impl Fn(__m256, __m256) -> __m256,
-        f4: impl Fn(__m128, __m128) -> __m128,
-    ) -> __m128 {
-        let a = f8(a[0], a[1]);
-        avx2! { f4(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a)) }
-    }
+/// The same for an expression of one register. No closures here: they would not always be inlined.
+macro_rules! each {
+    ($x:ident in $v:expr => $body:expr) => {{
+        let v = $v;
+        [
+            {
+                let $x = v[0];
+                avx2! { $body }
+            },
+            {
+                let $x = v[1];
+                avx2! { $body }
+            },
+        ]
+    }};
+}
 
+/// Halves onto halves, to one float.
+macro_rules! fold {
+    ($a:expr, $f8:ident, $f4:ident, $f1:ident) => {
+        avx2! {
+            let a = $f8($a[0], $a[1]);
+            let a = $f4(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let a = $f4(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32($f1(a, _mm_movehdup_ps(a)))
+        }
+    };
+}
+
+impl<const VNNI: bool> Avx2<VNNI> {
     /// Sums of four adjacent byte products, `w` unsigned.
     #[inline(always)]
     fn dot32(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
@@ -63,7 +81,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type Q = __m128;
 
     const NAME: &'static str = if VNNI { "avxvnni" } else { "avx2" };
-    const INTEGER_TILE: usize = 3;
+    const LAYOUT: Layout = Layout::Tiles(3);
 
     fn new() -> Option<Self> {
         let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
@@ -149,23 +167,15 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn swap_pairs(self, a: Self::F) -> Self::F {
-        avx2! { a.map(|a| _mm256_permute_ps::<0b10_11_00_01>(a)) }
+        each!(a in a => _mm256_permute_ps::<0b10_11_00_01>(a))
     }
     #[inline(always)]
     fn sum(self, a: Self::F) -> f32 {
-        avx2! {
-            let a = self.fold4(a, |a, b| _mm256_add_ps(a, b), |a, b| _mm_add_ps(a, b));
-            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
-            _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
-        }
+        fold!(a, _mm256_add_ps, _mm_add_ps, _mm_add_ss)
     }
     #[inline(always)]
     fn max_lane(self, a: Self::F) -> f32 {
-        avx2! {
-            let a = self.fold4(a, |a, b| _mm256_max_ps(a, b), |a, b| _mm_max_ps(a, b));
-            let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
-            _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)))
-        }
+        fold!(a, _mm256_max_ps, _mm_max_ps, _mm_max_ss)
     }
     #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::F {
@@ -184,10 +194,27 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::F {
-        avx2! {
-            let p = x.as_ptr().cast::<__m128i>();
-            [p, p.add(1)].map(|p| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)))))
-        }
+        let p = x.as_ptr().cast::<__m128i>();
+        each!(i in [0, 1] => {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(i)));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        })
+    }
+
+    #[inline(always)]
+    fn to_bf16(self, a: Self::F, b: Self::F) -> Self::I {
+        // Adds just below a half of the last kept bit, and one more if that bit is odd; infinities stay.
+        each!(x in [a, b] => {
+            let low = _mm256_castps_si256(x[0]);
+            let high = _mm256_castps_si256(x[1]);
+            let odd = _mm256_set1_epi32(1);
+            let bias = _mm256_set1_epi32(0x7fff);
+            let low_odd = _mm256_and_si256(_mm256_srli_epi32::<16>(low), odd);
+            let high_odd = _mm256_and_si256(_mm256_srli_epi32::<16>(high), odd);
+            let low = _mm256_srli_epi32::<16>(_mm256_add_epi32(low, _mm256_add_epi32(bias, low_odd)));
+            let high = _mm256_srli_epi32::<16>(_mm256_add_epi32(high, _mm256_add_epi32(bias, high_odd)));
+            _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high))
+        })
     }
 
     #[inline(always)]
@@ -200,7 +227,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn shl_i32(self, a: Self::I, count: u32) -> Self::I {
-        avx2! { a.map(|a| _mm256_sll_epi32(a, _mm_cvtsi32_si128(count as i32))) }
+        each!(a in a => _mm256_sll_epi32(a, _mm_cvtsi32_si128(count as i32)))
     }
     #[inline(always)]
     fn to_f32(self, a: Self::I) -> Self::F {
@@ -251,20 +278,17 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I {
-        avx2! {
+        each!(x in [a, b] => {
+            let twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast()));
             let shift = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
-            [a, b].map(|x| {
-                let twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast()));
-                _mm256_and_si256(_mm256_srlv_epi32(twice, shift), _mm256_set1_epi8(15))
-            })
-        }
+            _mm256_and_si256(_mm256_srlv_epi32(twice, shift), _mm256_set1_epi8(15))
+        })
     }
     #[inline(always)]
     fn nibbles32(self, x: &[u8; 32]) -> Self::I {
-        avx2! {
-            let x = _mm256_loadu_si256(x.as_ptr().cast());
-            [x, _mm256_srli_epi16::<4>(x)].map(|x| _mm256_and_si256(x, _mm256_set1_epi8(15)))
-        }
+        let x = avx2! { _mm256_loadu_si256(x.as_ptr().cast()) };
+        let shifted = avx2! { _mm256_srli_epi16::<4>(x) };
+        each!(x in [x, shifted] => _mm256_and_si256(x, _mm256_set1_epi8(15)))
     }
     #[inline(always)]
     fn and(self, a: Self::I, b: Self::I) -> Self::I {
@@ -291,22 +315,18 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn mask(self, bits: u64) -> Self::I {
-        avx2! {
+        each!(bits in [bits as i32, (bits >> 32) as i32] => {
             // Each byte of the mask eight times over, then its own bit of it.
             let spread = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
             let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-            [bits as i32, (bits >> 32) as i32].map(|bits| {
-                let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), spread);
-                _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
-            })
-        }
+            let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), spread);
+            _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
+        })
     }
     #[inline(always)]
     fn lookup(self, table: &[u8; 16], index: Self::I) -> Self::I {
-        avx2! {
-            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
-            index.map(|index| _mm256_shuffle_epi8(table, index))
-        }
+        let table = avx2! { _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())) };
+        each!(index in index => _mm256_shuffle_epi8(table, index))
     }
     #[inline(always)]
     fn halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::I {
@@ -314,12 +334,10 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn to_i8(self, x: [Self::F; 4]) -> Self::I {
-        avx2! {
+        each!(x in [[x[0], x[1]], [x[2], x[3]]] => {
             let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); // undoes the lane-wise packing
-            [[x[0], x[1]], [x[2], x[3]]].map(|[a, b]| {
-                _mm256_permutevar8x32_epi32(_mm256_packs_epi16(self.to_i16(a), self.to_i16(b)), order)
-            })
-        }
+            _mm256_permutevar8x32_epi32(_mm256_packs_epi16(self.to_i16(x[0]), self.to_i16(x[1])), order)
+        })
     }
     #[inline(always)]
     fn dot_unsigned(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {

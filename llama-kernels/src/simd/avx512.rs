@@ -1,17 +1,26 @@
-//! AVX-512 (F, BW, VL, DQ): servers since 2017, AMD since Zen 4. With `VNNI`, also AVX512-VNNI.
+//! AVX-512 (F, BW, VL, DQ): servers since 2017, AMD since Zen 4; from [`VNNI`] on also AVX512-VNNI, and at
+//! [`AMX`] the matrix tiles and the conversions to bfloat16 (servers since 2023).
 //!
 //! `vpdpbusd` multiplies unsigned by signed bytes only, and there is no `vpsignb` here to move a sign
 //! over: signed weights have 128 added ([`Simd::SIGNED_ZERO`]), and the drivers subtract `128 * sum(x)`
 //! through the sums that they have anyway.
 
-use super::{Kernel, LANES, STRIPE, Simd};
+use super::{Kernel, LANES, STRIPE, Simd, amx};
+use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::gemm;
 use core::arch::x86_64::*;
 
-/// The CPU has AVX-512 F, BW, VL and DQ, and AVX512-VNNI if `VNNI`.
+/// The CPU has AVX-512 F, BW, VL and DQ, and what its level adds to them.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx512<const VNNI: bool>(());
+pub struct Avx512<const LEVEL: u32>(());
+
+/// The level of AVX-512 alone.
+pub(crate) const BASE: u32 = 0;
+/// The level of AVX512-VNNI.
+pub(crate) const VNNI: u32 = 1;
+/// The level of AMX with bfloat16 tiles, AVX512-VNNI and AVX512-BF16.
+pub(crate) const AMX: u32 = 2;
 
 /// Evaluates intrinsics. Every use is in a method of `Avx512`, whose value is the proof.
 macro_rules! avx512 {
@@ -22,21 +31,26 @@ macro_rules! avx512 {
     };
 }
 
-impl<const VNNI: bool> Avx512<VNNI> {
-    /// Halves onto halves, to one register of four lanes.
-    #[inline(always)]
-    fn fold4(
-        self,
-        a: __m512,
-        f8: impl Fn(__m256, __m256) -> __m256,
-        f4: impl Fn(__m128, __m128) -> __m128,
-    ) -> __m128 {
+/// Halves onto halves, to one float. No closures here: they would not always be inlined.
+macro_rules! fold {
+    ($a:expr, $f8:ident, $f4:ident, $f1:ident) => {
         avx512! {
-            let a = f8(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
-            f4(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a))
+            let a = $f8(_mm512_castps512_ps256($a), _mm512_extractf32x8_ps::<1>($a));
+            let a = $f4(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let a = $f4(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32($f1(a, _mm_movehdup_ps(a)))
         }
-    }
+    };
+}
 
+/// Two half registers as one.
+macro_rules! join {
+    ($a:expr, $b:expr) => {
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512($a), $b)
+    };
+}
+
+impl<const LEVEL: u32> Avx512<LEVEL> {
     /// The products of unsigned and signed bytes, pairs added in 16 bits.
     #[inline(always)]
     fn pairs(self, w: __m512i, x: __m512i) -> __m512i {
@@ -51,14 +65,14 @@ impl<const VNNI: bool> Avx512<VNNI> {
 }
 
 // SAFETY: `new` checks exactly the features that `run` enables.
-unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
+unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     type F = __m512;
     type I = __m512i;
     type Q = __m128;
 
-    const NAME: &'static str = if VNNI { "avx512vnni" } else { "avx512" };
-    const SIGNED_ZERO: Option<u32> = if VNNI { Some(7) } else { None };
-    const INTEGER_TILE: usize = TILE;
+    const NAME: &'static str = ["avx512", "avx512vnni", "amx"][LEVEL as usize];
+    const SIGNED_ZERO: Option<u32> = if LEVEL >= VNNI { Some(7) } else { None };
+    const LAYOUT: Layout = if LEVEL == AMX { Layout::Pairs } else { Layout::Tiles(TILE) };
 
     fn new() -> Option<Self> {
         let base = is_x86_feature_detected!("avx512f")
@@ -67,26 +81,41 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
-        let vnni = !VNNI || is_x86_feature_detected!("avx512vnni");
-        (base && vnni).then_some(Avx512(()))
+        let vnni = LEVEL < VNNI || is_x86_feature_detected!("avx512vnni");
+        let amx = LEVEL < AMX || is_x86_feature_detected!("avx512bf16") && amx::available();
+        (base && vnni && amx).then_some(Avx512(()))
     }
 
     fn run<K: Kernel>(self, kernel: K) -> K::Out {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
-        fn plain<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
+        fn base<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
             kernel.call(s)
         }
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c,avx512vnni")]
         fn vnni<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
             kernel.call(s)
         }
-        // SAFETY: `self` exists, so `new` has found the features.
-        unsafe { if VNNI { vnni(self, kernel) } else { plain(self, kernel) } }
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c,avx512vnni,avx512bf16")]
+        fn amx<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
+            kernel.call(s)
+        }
+        // SAFETY: `self` exists, so `new` has found the features of its level.
+        unsafe {
+            match LEVEL {
+                BASE => base(self, kernel),
+                VNNI => vnni(self, kernel),
+                _ => amx(self, kernel),
+            }
+        }
     }
 
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
-        gemm::integer::<Self, B, TILE>(self, job);
+        if LEVEL == AMX {
+            amx::gemm::<B>(Avx512(()), job);
+        } else {
+            gemm::integer::<Self, B, TILE>(self, job);
+        }
     }
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
@@ -149,19 +178,11 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
     #[inline(always)]
     fn sum(self, a: Self::F) -> f32 {
-        avx512! {
-            let a = self.fold4(a, |a, b| _mm256_add_ps(a, b), |a, b| _mm_add_ps(a, b));
-            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
-            _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
-        }
+        fold!(a, _mm256_add_ps, _mm_add_ps, _mm_add_ss)
     }
     #[inline(always)]
     fn max_lane(self, a: Self::F) -> f32 {
-        avx512! {
-            let a = self.fold4(a, |a, b| _mm256_max_ps(a, b), |a, b| _mm_max_ps(a, b));
-            let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
-            _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)))
-        }
+        fold!(a, _mm256_max_ps, _mm_max_ps, _mm_max_ss)
     }
     #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::F {
@@ -179,6 +200,24 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
         avx512! {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+
+    #[inline(always)]
+    fn to_bf16(self, a: Self::F, b: Self::F) -> Self::I {
+        avx512! {
+            if LEVEL == AMX {
+                let pairs = _mm512_cvtne2ps_pbh(b, a);
+                return std::mem::transmute::<__m512bh, __m512i>(pairs);
+            }
+            // Adds just below a half of the last kept bit, and one more if that bit is odd.
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let (odd, bias) = (_mm512_set1_epi32(1), _mm512_set1_epi32(0x7fff));
+            let a_odd = _mm512_and_si512(_mm512_srli_epi32::<16>(a), odd);
+            let b_odd = _mm512_and_si512(_mm512_srli_epi32::<16>(b), odd);
+            let a = _mm512_srli_epi32::<16>(_mm512_add_epi32(a, _mm512_add_epi32(bias, a_odd)));
+            let b = _mm512_srli_epi32::<16>(_mm512_add_epi32(b, _mm512_add_epi32(bias, b_odd)));
+            join!(_mm512_cvtepi32_epi16(a), _mm512_cvtepi32_epi16(b))
         }
     }
 
@@ -230,10 +269,10 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I {
         avx512! {
-            let [a, b] = [a, b].map(|x| _mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast())));
-            let twice = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
+            let a = _mm256_broadcastsi128_si256(_mm_loadu_si128(a.as_ptr().cast()));
+            let b = _mm256_broadcastsi128_si256(_mm_loadu_si128(b.as_ptr().cast()));
             let shift = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
-            _mm512_and_si512(_mm512_srlv_epi64(twice, shift), _mm512_set1_epi8(15))
+            _mm512_and_si512(_mm512_srlv_epi64(join!(a, b), shift), _mm512_set1_epi8(15))
         }
     }
     #[inline(always)]
@@ -263,8 +302,8 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I {
         avx512! {
-            let [low, high] = [low, high].map(|count| _mm256_set1_epi16(count as i16));
-            _mm512_srlv_epi16(a, _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
+            let counts = join!(_mm256_set1_epi16(low as i16), _mm256_set1_epi16(high as i16));
+            _mm512_srlv_epi16(a, counts)
         }
     }
     #[inline(always)]
@@ -280,27 +319,26 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
     #[inline(always)]
     fn halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::I {
-        avx512! {
-            let [a, b] = [a, b].map(|x| _mm256_loadu_si256(x.as_ptr().cast()));
-            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b)
-        }
+        avx512! { join!(_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast())) }
     }
     #[inline(always)]
     fn to_i8(self, x: [Self::F; 4]) -> Self::I {
         avx512! {
-            let [a, b, c, d] = x.map(|x| _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
-            let [low, high] = [[a, b], [c, d]].map(|[a, b]| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b));
-            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+            let a = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x[0]));
+            let b = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x[1]));
+            let c = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x[2]));
+            let d = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x[3]));
+            join!(_mm256_set_m128i(b, a), _mm256_set_m128i(d, c))
         }
     }
     #[inline(always)]
     fn dot_unsigned(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
-        avx512! { if VNNI { _mm512_dpbusd_epi32(acc, w, x) } else { self.widen(acc, self.pairs(w, x)) } }
+        avx512! { if LEVEL >= VNNI { _mm512_dpbusd_epi32(acc, w, x) } else { self.widen(acc, self.pairs(w, x)) } }
     }
     #[inline(always)]
     fn dot_signed(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
         avx512! {
-            if VNNI {
+            if LEVEL >= VNNI {
                 return _mm512_dpbusd_epi32(acc, _mm512_xor_si512(w, _mm512_set1_epi8(-128)), x);
             }
             let negative = _mm512_movepi8_mask(w);
@@ -366,7 +404,7 @@ unsafe impl<const VNNI: bool> Simd for Avx512<VNNI> {
             let w = self.load_bytes(w);
             for t in 0..MT {
                 let x = self.splat_i32(x[t]);
-                if VNNI || L::BITS == 8 {
+                if LEVEL >= VNNI || L::BITS == 8 {
                     let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
                     acc[t] = dot(self, acc[t], w, x);
                     continue;

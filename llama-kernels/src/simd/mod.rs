@@ -19,12 +19,14 @@
 //! correct but slow.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 pub(crate) mod exp;
 #[cfg(target_arch = "aarch64")]
-mod neon;
+pub(crate) mod neon;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
@@ -35,6 +37,7 @@ pub use avx512::Avx512;
 pub use neon::Neon;
 pub use scalar::Scalar;
 
+use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::gemm;
 
@@ -115,6 +118,9 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn store_f16(self, v: Self::F, out: &mut [u8; 2 * LANES]);
     /// Sixteen bfloat16 numbers, little-endian.
     fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::F;
+
+    /// Thirty-two floats rounded to bfloat16, to nearest even: `a`, then `b`.
+    fn to_bf16(self, a: Self::F, b: Self::F) -> Self::I;
 
     // Sixteen 32-bit integers.
 
@@ -228,13 +234,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// multiplies unsigned bytes only; the drivers take its share off again.
     const SIGNED_ZERO: Option<u32> = None;
 
-    /// Tokens in one tile of the integer engine: as many as the registers hold.
-    const INTEGER_TILE: usize;
+    /// How the engines of this ISA want a batch's activations: tiles of as many tokens as the registers hold.
+    const LAYOUT: Layout;
 
-    /// The integer engine with this ISA's tile.
+    /// The engine for integer formats.
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>);
 
-    /// The float engine with this ISA's tile.
+    /// The engine for float formats.
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>);
 }
 

@@ -1,21 +1,28 @@
-//! NEON: every 64-bit ARM. Level 1 adds DOTPROD (`sdot`: phones since 2018, Apple since M1), level 2
-//! I8MM (`smmla`: Apple since M2, Graviton since 3).
+//! NEON: every 64-bit ARM; from [`DOTPROD`] on also `sdot` (phones since 2018, Apple since M1), at [`I8MM`]
+//! also `smmla` (Apple since M2, Graviton since 3).
 //!
 //! All products are of signed bytes: lanes below 64 read the same either way, so signed and unsigned
 //! weights share their instructions. The intrinsics of DOTPROD, I8MM and half precision are not stable
 //! on the oldest compiler that this crate supports, so these few instructions are inline assembly.
 
 use super::{Kernel, LANES, STRIPE, Simd};
+use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::gemm;
 use core::arch::aarch64::*;
 use core::arch::asm;
 use std::arch::is_aarch64_feature_detected;
-use std::array::from_fn;
 
-/// The CPU has NEON; from `LEVEL` 1 on also DOTPROD, from 2 on also I8MM.
+/// The level of NEON alone.
+pub(crate) const BASE: u32 = 0;
+/// The level of DOTPROD.
+pub(crate) const DOTPROD: u32 = 1;
+/// The level of I8MM and DOTPROD.
+pub(crate) const I8MM: u32 = 2;
+
+/// The CPU has NEON, and DOTPROD and I8MM if `LEVEL` says so.
 #[derive(Clone, Copy, Debug)]
-pub struct Neon<const LEVEL: u8>(());
+pub struct Neon<const LEVEL: u32>(());
 
 /// Tokens in a tile of the integer engine: sixteen accumulators, and one register holds four columns
 /// of all four tokens.
@@ -30,24 +37,33 @@ macro_rules! neon {
     };
 }
 
-/// Applies an operation to the four physical registers of each logical one.
+/// Applies an operation to the four physical registers of each logical one; or evaluates an expression
+/// for each of the four indices. No closures here: they would not always be inlined.
 macro_rules! each {
-    ($f:path, $($v:expr),*) => {
-        neon! { [$f($($v[0]),*), $f($($v[1]),*), $f($($v[2]),*), $f($($v[3]),*)] }
+    ($f:ident, $($v:expr),*) => { each!(i => $f($($v[i]),*)) };
+    ($i:ident => $body:expr) => {
+        [
+            {
+                let $i = 0;
+                neon! { $body }
+            },
+            {
+                let $i = 1;
+                neon! { $body }
+            },
+            {
+                let $i = 2;
+                neon! { $body }
+            },
+            {
+                let $i = 3;
+                neon! { $body }
+            },
+        ]
     };
 }
 
-/// The same on lanes of another type.
-macro_rules! each_as {
-    ($from:ident $f:ident $to:ident, $($v:expr),*) => {
-        neon! { from_fn(|i| $to($f($($from($v[i])),*))) }
-    };
-}
-
-impl<const LEVEL: u8> Neon<LEVEL> {
-    const DOTPROD: bool = LEVEL >= 1;
-    const I8MM: bool = LEVEL >= 2;
-
+impl<const LEVEL: u32> Neon<LEVEL> {
     /// Four registers from memory.
     #[inline(always)]
     fn load4(self, x: &[u8; STRIPE]) -> [int32x4_t; 4] {
@@ -67,7 +83,7 @@ impl<const LEVEL: u8> Neon<LEVEL> {
     #[inline(always)]
     fn dot16(self, acc: int32x4_t, w: int32x4_t, x: int32x4_t) -> int32x4_t {
         neon! {
-            if Self::DOTPROD {
+            if LEVEL >= DOTPROD {
                 return sdot(acc, w, x);
             }
             let (w, x) = (vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(x));
@@ -96,16 +112,18 @@ impl<const LEVEL: u8> Neon<LEVEL> {
                 }
             }
         }
-        // Now (token 0: rows 0 and 1, token 1: rows 0 and 1), and so on; the tokens part.
-        from_fn(|t| {
-            let pairs = if t < 2 { &tokens01 } else { &tokens23 };
-            from_fn(|i| {
+        // Each register has two tokens of two rows.
+        let mut acc = [self.splat_i32(0); MT];
+        for i in 0..4 {
+            for (pair, x) in [tokens01, tokens23].iter().enumerate() {
                 neon! {
-                    let [a, b] = [pairs[2 * i], pairs[2 * i + 1]].map(|pair| vreinterpretq_s64_s32(pair));
-                    vreinterpretq_s32_s64(if t % 2 == 0 { vzip1q_s64(a, b) } else { vzip2q_s64(a, b) })
+                    let (a, b) = (vreinterpretq_s64_s32(x[2 * i]), vreinterpretq_s64_s32(x[2 * i + 1]));
+                    acc[2 * pair][i] = vreinterpretq_s32_s64(vzip1q_s64(a, b));
+                    acc[2 * pair + 1][i] = vreinterpretq_s32_s64(vzip2q_s64(a, b));
                 }
-            })
-        })
+            }
+        }
+        acc
     }
 
     /// [`Simd::dot_panel`] with `sdot`, which multiplies by one lane of a register: by one token.
@@ -133,7 +151,7 @@ impl<const LEVEL: u8> Neon<LEVEL> {
     /// [`Simd::dot_panel`] of plain NEON: as many products as fit are added in 16 bits before they are
     /// widened. Two tokens at a time, whose sums take sixteen registers.
     #[inline(always)]
-    fn panel_neon<L: Lanes, const QUADS: usize, const MT: usize>(
+    fn panel_base<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
@@ -177,28 +195,28 @@ impl<const LEVEL: u8> Neon<LEVEL> {
 }
 
 // SAFETY: `new` checks exactly the features that `run` enables.
-unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
+unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];
     type Q = float32x4_t;
 
     const NAME: &'static str = match LEVEL {
-        0 => "neon",
-        1 => "dotprod",
-        2 => "i8mm",
+        BASE => "neon",
+        DOTPROD => "dotprod",
+        I8MM => "i8mm",
         _ => panic!("there are three levels"),
     };
-    const INTEGER_TILE: usize = TILE;
+    const LAYOUT: Layout = Layout::Tiles(TILE);
 
     fn new() -> Option<Self> {
-        let dotprod = !Self::DOTPROD || is_aarch64_feature_detected!("dotprod");
-        let i8mm = !Self::I8MM || is_aarch64_feature_detected!("i8mm");
+        let dotprod = LEVEL < DOTPROD || is_aarch64_feature_detected!("dotprod");
+        let i8mm = LEVEL < I8MM || is_aarch64_feature_detected!("i8mm");
         (is_aarch64_feature_detected!("neon") && dotprod && i8mm).then_some(Neon(()))
     }
 
     fn run<K: Kernel>(self, kernel: K) -> K::Out {
         #[target_feature(enable = "neon")]
-        fn plain<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
+        fn base<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
             kernel.call(s)
         }
         #[target_feature(enable = "neon,dotprod")]
@@ -212,8 +230,8 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
         // SAFETY: `self` exists, so `new` has found the features.
         unsafe {
             match LEVEL {
-                0 => plain(self, kernel),
-                1 => dotprod(self, kernel),
+                BASE => base(self, kernel),
+                DOTPROD => dotprod(self, kernel),
                 _ => i8mm(self, kernel),
             }
         }
@@ -232,7 +250,7 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch has no effect but on caches, whatever the address.
-        unsafe { asm!("prfm pldl1keep, [{}]", in(reg) p, options(nomem, nostack, preserves_flags)) }
+        unsafe { asm!("prfm pldl1keep, [{}]", in(reg) p, options(readonly, nostack, preserves_flags)) }
     }
 
     #[inline(always)]
@@ -241,7 +259,7 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     }
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> Self::F {
-        neon! { from_fn(|i| vld1q_f32(x.as_ptr().add(4 * i))) }
+        each!(i => vld1q_f32(x.as_ptr().add(4 * i)))
     }
     #[inline(always)]
     fn store(self, v: Self::F, out: &mut [f32; LANES]) {
@@ -275,7 +293,7 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     }
     #[inline(always)]
     fn min(self, a: Self::F, b: Self::F) -> Self::F {
-        neon! { from_fn(|i| vbslq_f32(vcltq_f32(a[i], b[i]), a[i], b[i])) }
+        each!(i => vbslq_f32(vcltq_f32(a[i], b[i]), a[i], b[i]))
     }
     #[inline(always)]
     fn abs(self, a: Self::F) -> Self::F {
@@ -300,7 +318,7 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::F {
         let (x, _) = x.as_chunks::<8>();
-        neon! { from_fn(|i| widen_f16(vreinterpret_u16_u8(vld1_u8(x[i].as_ptr())))) }
+        each!(i => widen_f16(vreinterpret_u16_u8(vld1_u8(x[i].as_ptr()))))
     }
     #[inline(always)]
     fn store_f16(self, v: Self::F, out: &mut [u8; 2 * LANES]) {
@@ -310,12 +328,13 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     }
     #[inline(always)]
     fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::F {
-        neon! {
-            let zero = vdupq_n_u16(0); // the lower halves of the floats
-            let [a, b] = [0, 16].map(|i| vreinterpretq_u16_u8(vld1q_u8(x.as_ptr().add(i))));
-            [vzip1q_u16(zero, a), vzip2q_u16(zero, a), vzip1q_u16(zero, b), vzip2q_u16(zero, b)]
-                .map(|v| vreinterpretq_f32_u16(v))
-        }
+        let (x, _) = x.as_chunks::<8>();
+        each!(i => vreinterpretq_f32_u32(vshll_n_u16::<16>(vreinterpret_u16_u8(vld1_u8(x[i].as_ptr())))))
+    }
+    #[inline(always)]
+    fn to_bf16(self, a: Self::F, b: Self::F) -> Self::I {
+        let x = [[a[0], a[1]], [a[2], a[3]], [b[0], b[1]], [b[2], b[3]]];
+        each!(i => vreinterpretq_s32_u16(vcombine_u16(round_bf16(x[i][0]), round_bf16(x[i][1]))))
     }
 
     #[inline(always)]
@@ -328,7 +347,7 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     }
     #[inline(always)]
     fn shl_i32(self, a: Self::I, count: u32) -> Self::I {
-        neon! { a.map(|a| vshlq_s32(a, vdupq_n_s32(count as i32))) }
+        each!(i => vshlq_s32(a[i], vdupq_n_s32(count as i32)))
     }
     #[inline(always)]
     fn to_f32(self, a: Self::I) -> Self::F {
@@ -340,7 +359,7 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     }
     #[inline(always)]
     fn load_i32(self, x: &[i32; LANES]) -> Self::I {
-        neon! { from_fn(|i| vld1q_s32(x.as_ptr().add(4 * i))) }
+        each!(i => vld1q_s32(x.as_ptr().add(4 * i)))
     }
     #[inline(always)]
     fn store_i32(self, v: Self::I, out: &mut [i32; LANES]) {
@@ -369,15 +388,13 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     }
     #[inline(always)]
     fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I {
-        let [a, b] = [self.load1(a), self.load1(b)];
-        self.nibbles([a, a, b, b])
+        let x = [a, a, b, b];
+        each!(i => nibbles(vld1q_u8(x[i].as_ptr()), i % 2 == 1))
     }
     #[inline(always)]
     fn nibbles32(self, x: &[u8; 32]) -> Self::I {
         let (x, _) = x.as_chunks::<16>();
-        let [a, b] = [self.load1(&x[0]), self.load1(&x[1])];
-        let v = self.nibbles([a, a, b, b]);
-        [v[0], v[2], v[1], v[3]]
+        each!(i => nibbles(vld1q_u8(x[i % 2].as_ptr()), i >= 2))
     }
     #[inline(always)]
     fn and(self, a: Self::I, b: Self::I) -> Self::I {
@@ -393,37 +410,30 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     }
     #[inline(always)]
     fn sub_u8(self, a: Self::I, b: Self::I) -> Self::I {
-        each_as!(vreinterpretq_u8_s32 vsubq_u8 vreinterpretq_s32_u8, a, b)
+        each!(i => vreinterpretq_s32_u8(vsubq_u8(vreinterpretq_u8_s32(a[i]), vreinterpretq_u8_s32(b[i]))))
     }
     #[inline(always)]
     fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I {
         let counts = [low, low, high, high];
-        neon! {
-            from_fn(|i| {
-                let count = vdupq_n_s16(-(counts[i] as i16));
-                vreinterpretq_s32_u16(vshlq_u16(vreinterpretq_u16_s32(a[i]), count))
-            })
-        }
+        each!(i => {
+            let count = vdupq_n_s16(-(counts[i] as i16));
+            vreinterpretq_s32_u16(vshlq_u16(vreinterpretq_u16_s32(a[i]), count))
+        })
     }
     #[inline(always)]
     fn mask(self, bits: u64) -> Self::I {
         let bits = bits.to_le_bytes();
-        neon! {
+        each!(i => {
             // Each byte of the mask eight times over, then its own bit of it.
+            let bytes = vcombine_u8(vdup_n_u8(bits[2 * i]), vdup_n_u8(bits[2 * i + 1]));
             let bit = vcreate_u8(0x8040_2010_0804_0201);
-            let bit = vcombine_u8(bit, bit);
-            from_fn(|i| {
-                let bytes = vcombine_u8(vdup_n_u8(bits[2 * i]), vdup_n_u8(bits[2 * i + 1]));
-                vreinterpretq_s32_u8(vtstq_u8(bytes, bit))
-            })
-        }
+            vreinterpretq_s32_u8(vtstq_u8(bytes, vcombine_u8(bit, bit)))
+        })
     }
     #[inline(always)]
     fn lookup(self, table: &[u8; 16], index: Self::I) -> Self::I {
-        neon! {
-            let table = vld1q_u8(table.as_ptr());
-            index.map(|i| vreinterpretq_s32_u8(vqtbl1q_u8(table, vreinterpretq_u8_s32(i))))
-        }
+        let table = neon! { vld1q_u8(table.as_ptr()) };
+        each!(i => vreinterpretq_s32_u8(vqtbl1q_u8(table, vreinterpretq_u8_s32(index[i]))))
     }
     #[inline(always)]
     fn halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::I {
@@ -432,13 +442,11 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     }
     #[inline(always)]
     fn to_i8(self, x: [Self::F; 4]) -> Self::I {
-        x.map(|x| {
-            let [a, b, c, d] = self.to_i32(x);
-            neon! {
-                let low = vqmovn_high_s32(vqmovn_s32(a), b);
-                let high = vqmovn_high_s32(vqmovn_s32(c), d);
-                vreinterpretq_s32_s8(vqmovn_high_s16(vqmovn_s16(low), high))
-            }
+        each!(i => {
+            let [a, b, c, d] = self.to_i32(x[i]);
+            let low = vqmovn_high_s32(vqmovn_s32(a), b);
+            let high = vqmovn_high_s32(vqmovn_s32(c), d);
+            vreinterpretq_s32_s8(vqmovn_high_s16(vqmovn_s16(low), high))
         })
     }
     #[inline(always)]
@@ -446,8 +454,11 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
         self.dot_signed(acc, w, x)
     }
     #[inline(always)]
-    fn dot_signed(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
-        from_fn(|i| self.dot16(acc[i], w[i], x[i]))
+    fn dot_signed(self, mut acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        for i in 0..4 {
+            acc[i] = self.dot16(acc[i], w[i], x[i]);
+        }
+        acc
     }
 
     #[inline(always)]
@@ -470,8 +481,9 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     #[inline(always)]
     fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q {
         neon! {
-            let [a, b] = [a, b].map(|x| vreinterpret_u32_u16(vdup_n_u16(u16::from_le_bytes(x))));
-            widen_f16(vreinterpret_u16_u32(vzip1_u32(a, b)))
+            let a = vdup_n_u16(u16::from_le_bytes(a));
+            let b = vdup_n_u16(u16::from_le_bytes(b));
+            widen_f16(vreinterpret_u16_u32(vzip1_u32(vreinterpret_u32_u16(a), vreinterpret_u32_u16(b))))
         }
     }
     #[inline(always)]
@@ -499,14 +511,14 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     /// For `smmla`, two lines of four columns become one of eight: pairs of rows lie side by side.
     #[inline(always)]
     fn arrange_panel(self, lines: &mut [[u8; STRIPE]]) {
-        if !Self::I8MM {
+        if LEVEL < I8MM {
             return;
         }
         for lines in lines.as_chunks_mut::<2>().0 {
             let [a, b] = [self.load4(&lines[0]), self.load4(&lines[1])];
-            let v: [_; 4] = from_fn(|i| neon! { [vzip1q_s32(a[i], b[i]), vzip2q_s32(a[i], b[i])] });
-            self.store_bytes([v[0][0], v[0][1], v[1][0], v[1][1]], &mut lines[0]);
-            self.store_bytes([v[2][0], v[2][1], v[3][0], v[3][1]], &mut lines[1]);
+            let (low, high) = (each!(vzip1q_s32, a, b), each!(vzip2q_s32, a, b));
+            self.store_bytes([low[0], high[0], low[1], high[1]], &mut lines[0]);
+            self.store_bytes([low[2], high[2], low[3], high[3]], &mut lines[1]);
         }
     }
 
@@ -517,24 +529,18 @@ unsafe impl<const LEVEL: u8> Simd for Neon<LEVEL> {
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
         match LEVEL {
-            0 => self.panel_neon::<L, QUADS, MT>(w, x),
-            1 => self.panel_dotprod(w, x),
+            BASE => self.panel_base::<L, QUADS, MT>(w, x),
+            DOTPROD => self.panel_dotprod(w, x),
             _ => self.panel_i8mm(w, x),
         }
     }
 }
 
-impl<const LEVEL: u8> Neon<LEVEL> {
-    /// The nibbles of bytes: low ones in even registers, high ones in odd ones.
-    #[inline(always)]
-    fn nibbles(self, x: [int32x4_t; 4]) -> [int32x4_t; 4] {
-        neon! {
-            from_fn(|i| {
-                let x = vreinterpretq_u8_s32(x[i]);
-                vreinterpretq_s32_u8(if i % 2 == 0 { vandq_u8(x, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(x) })
-            })
-        }
-    }
+/// The high nibbles of bytes, or the low ones.
+#[target_feature(enable = "neon")]
+#[inline]
+fn nibbles(x: uint8x16_t, high: bool) -> int32x4_t {
+    vreinterpretq_s32_u8(if high { vshrq_n_u8::<4>(x) } else { vandq_u8(x, vdupq_n_u8(15)) })
 }
 
 /// The larger of each pair; `b` if either is no number, unlike `fmax`.
@@ -562,6 +568,16 @@ fn narrow_f16(x: float32x4_t) -> uint16x4_t {
     // SAFETY: reads and writes registers only.
     unsafe { asm!("fcvtn {0:v}.4h, {1:v}.4s", out(vreg) out, in(vreg) x, options(pure, nomem, nostack)) }
     out
+}
+
+/// Floats to bfloat16, to nearest even.
+#[target_feature(enable = "neon")]
+#[inline]
+fn round_bf16(x: float32x4_t) -> uint16x4_t {
+    // Adds just below a half of the last kept bit, and one more if that bit is odd; infinities stay.
+    let x = vreinterpretq_u32_f32(x);
+    let odd = vandq_u32(vshrq_n_u32::<16>(x), vdupq_n_u32(1));
+    vaddhn_u32(x, vaddq_u32(odd, vdupq_n_u32(0x7fff)))
 }
 
 /// `acc` plus the sums of four adjacent products of signed bytes.

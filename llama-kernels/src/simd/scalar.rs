@@ -1,6 +1,7 @@
 //! Plain Rust: the definition of every operation, and what runs where nothing better exists.
 
 use super::{Kernel, LANES, STRIPE, Simd};
+use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock};
 use crate::ops::gemm;
 use half::{bf16, f16};
@@ -34,7 +35,7 @@ unsafe impl Simd for Scalar {
     type Q = [f32; 4];
 
     const NAME: &'static str = "scalar";
-    const INTEGER_TILE: usize = 4;
+    const LAYOUT: Layout = Layout::Tiles(4);
 
     fn new() -> Option<Self> {
         Some(Scalar)
@@ -120,6 +121,12 @@ unsafe impl Simd for Scalar {
     #[inline(always)]
     fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::F {
         from_fn(|i| bf16::from_le_bytes([x[2 * i], x[2 * i + 1]]).to_f32())
+    }
+
+    #[inline(always)]
+    fn to_bf16(self, a: Self::F, b: Self::F) -> Self::I {
+        let half = |i: usize| bf16::from_f32(if i < LANES { a[i] } else { b[i - LANES] }).to_bits();
+        from_fn(|i| i32::from(half(2 * i)) & 0xffff | i32::from(half(2 * i + 1)) << 16)
     }
 
     #[inline(always)]

@@ -82,6 +82,7 @@ impl Kernel for All {
             ("load_f16", float(s.load_f16(&halves))),
             ("store_f16", f16.iter().map(|b| u32::from(*b)).collect()),
             ("load_bf16", float(s.load_bf16(&halves))),
+            ("to_bf16", int(s.to_bf16(fa, fb))),
             ("splat_i32", int(s.splat_i32(-5))),
             ("add_i32", int(s.add_i32(iw, ix))),
             ("shl_i32", int(s.shl_i32(iw, 5))),
@@ -161,12 +162,9 @@ impl<L: Lanes, const QUADS: usize> Panel<L, QUADS> {
     fn new(seed: u64) -> Self {
         let mut state = seed;
         let mut pick = |low: i16, high: i16| {
-            let random = next(&mut state) as i16;
-            (if seed % 2 == 0 {
-                [low, high][usize::from(random & 1 == 1)]
-            } else {
-                low + random.rem_euclid(high - low + 1)
-            }) as u8
+            let (random, ends) = (next(&mut state) as i16, [low, high]);
+            let inside = low + random.rem_euclid(high - low + 1);
+            (if seed & 1 == 1 { inside } else { ends[usize::from(random & 1 == 1)] }) as u8
         };
         let (low, high) = if L::BITS < 8 { (0, (1 << L::BITS) - 1) } else { (-128, 127) };
         Panel {
@@ -227,14 +225,15 @@ fn check<S: Simd>() {
 fn x86() {
     check::<Avx2<false>>();
     check::<Avx2<true>>();
-    check::<Avx512<false>>();
-    check::<Avx512<true>>();
+    check::<Avx512<{ avx512::BASE }>>();
+    check::<Avx512<{ avx512::VNNI }>>();
+    check::<Avx512<{ avx512::AMX }>>();
 }
 
 #[cfg(target_arch = "aarch64")]
 #[test]
 fn arm() {
-    check::<Neon<0>>();
-    check::<Neon<1>>();
-    check::<Neon<2>>();
+    check::<Neon<{ neon::BASE }>>();
+    check::<Neon<{ neon::DOTPROD }>>();
+    check::<Neon<{ neon::I8MM }>>();
 }

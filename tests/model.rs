@@ -1,0 +1,182 @@
+//! Whole models against a naive transformer in f64 ([`llama_tests::naive`]), within the bound that it
+//! derives: every format on every instruction set, prompts and single tokens, and the variants of the
+//! graph that files may ask for.
+
+use llama_core::gguf::{Gguf, Value, Writer};
+use llama_core::synth::{Shape, Spec, Synth};
+use llama_core::{Model, Options, Token};
+use llama_kernels::{Cpu, CpuOptions, Format};
+use llama_tests::close::{Answer, violation};
+use llama_tests::naive::{Naive, top_two};
+use llama_tests::shapes::Data;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A small file whose matrices are all in this format.
+fn synthetic(format: Format, shape: Shape) -> Gguf {
+    let shape = Shape { d_ff: 768, vocab: 400, ..shape };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    Synth::new(&Spec { shape, format, seed: 3 }).unwrap().write(file.as_file(), |_| ()).unwrap();
+    Gguf::read(file.path()).unwrap()
+}
+
+fn tiny(layers: usize) -> Shape {
+    Shape { layers, ..Shape::from_name("tiny").unwrap() }
+}
+
+fn text(tokens: usize, vocab: usize) -> Vec<Token> {
+    let mut data = Data::new(2);
+    (0..tokens).map(|_| Token(data.below(vocab) as u32)).collect()
+}
+
+fn ids(tokens: &[Token]) -> Vec<u32> {
+    tokens.iter().map(|token| token.0).collect()
+}
+
+/// The logits of every token, on every instruction set: as a prompt, and one token at a time.
+fn runs(model: &Model, tokens: &[Token]) -> Vec<(String, Vec<f32>)> {
+    let mut runs: Vec<(String, Vec<f32>)> = Vec::new();
+    for isa in llama_kernels::available() {
+        let options = CpuOptions { threads: Some(2), isa: Some(isa.to_owned()) };
+        let cpu = Arc::new(Cpu::new(&options).unwrap());
+        let session = || model.session(Options::default().cpu(cpu.clone())).unwrap();
+        for (how, call) in [("a prompt", tokens.len()), ("single tokens", 1)] {
+            let mut session = session();
+            let logits = tokens.chunks(call).flat_map(|tokens| session.forward_all(tokens).unwrap());
+            runs.push((format!("{how} on {isa}"), logits.collect()));
+        }
+        // Only the last token's logits, those of the others taken from above.
+        let mut logits = runs[runs.len() - 1].1.clone();
+        let (mut session, last) = (session(), logits.len() - model.config().vocab);
+        logits[last..].copy_from_slice(session.forward(tokens).unwrap());
+        runs.push((format!("the end of a prompt on {isa}"), logits));
+    }
+    runs
+}
+
+/// Every run is within the bound at every position, and has the same favourite wherever the bound
+/// leaves no other. Prints how often that is.
+fn check(what: &str, gguf: Gguf, tokens: &[Token]) {
+    let naive = Naive::load(&gguf);
+    let answers = naive.answers(&ids(tokens));
+    let favourite = |answer: &Answer| {
+        let [(first, most), (_, next)] = top_two(&answer.expected);
+        let bound = answer.bound.iter().copied().fold(0.0, f64::max);
+        assert!(bound > 0.0 && bound.is_finite(), "{what}: a bound of {bound}");
+        (most - next > 2.0 * bound).then_some(first)
+    };
+    let favourites: Vec<Option<u32>> = answers.iter().map(favourite).collect();
+    let decided = favourites.iter().flatten().count();
+    eprintln!("{what}: the likeliest token is beyond doubt at {decided} of {} positions", tokens.len());
+    assert!(decided > 0, "{what}: the bound leaves everything open");
+    let vocab = answers[0].expected.len();
+    for (run, logits) in runs(&Model::from_gguf(gguf).unwrap(), tokens) {
+        for (position, logits) in logits.chunks(vocab).enumerate() {
+            let what = format!("{what}, {run}, position {position}");
+            answers[position].check(logits, &what);
+            let [(found, _), _] = top_two(&logits.iter().map(|&l| f64::from(l)).collect::<Vec<f64>>());
+            assert!(favourites[position].is_none_or(|expected| expected == found), "{what}: token {found}");
+        }
+    }
+}
+
+#[test]
+fn every_format_agrees() {
+    for &format in Format::ALL {
+        check(format.name(), synthetic(format, tiny(2)), &text(64, 400));
+    }
+}
+
+/// The wide bound of a format with int8 activations hides a small mistake. In one layer there are few
+/// enough decisions for some positions to meet the narrow one; a faulty graph meets at most one of 12.
+#[test]
+fn integer_formats_agree_sharply() {
+    let tokens = text(12, 400);
+    for &format in Format::ALL.iter().filter(|format| format.is_integer()) {
+        let gguf = synthetic(format, tiny(1));
+        let answers = Naive::load(&gguf).sharp_answers(&ids(&tokens));
+        for (run, logits) in runs(&Model::from_gguf(gguf).unwrap(), &tokens) {
+            if run.ends_with("prompt on amx") {
+                continue; // rounded to bfloat16, not to int8
+            }
+            let meets = |(logits, answer): &(&[f32], &Answer)| {
+                violation(logits, &answer.expected, &answer.bound).is_none()
+            };
+            let met = logits.chunks(400).zip(&answers).filter(meets).count();
+            eprintln!("{format}, {run}: {met} of 12 positions are sharp");
+            assert!(met >= 3, "{format}, {run}: {met} of 12 positions are within the narrow bound");
+        }
+    }
+}
+
+#[test]
+fn a_trained_model_agrees() {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/models/stories260K.gguf"));
+    if !path.exists() {
+        return eprintln!("skipped: no {}", path.display());
+    }
+    check("stories260K", Gguf::read(path).unwrap(), &text(64, 512));
+}
+
+#[test]
+fn every_sharing_of_heads_agrees() {
+    for (heads, kv_heads) in [(8, 8), (8, 1), (16, 4), (2, 2)] {
+        let gguf = synthetic(Format::F32, Shape { heads, kv_heads, ..tiny(1) });
+        check(&format!("{heads} heads share {kv_heads}"), gguf, &text(16, 400));
+    }
+}
+
+/// The same file with some keys set anew, and its tensors as `change` leaves them.
+fn rewritten(
+    gguf: &Gguf,
+    keys: &[(&str, Value<'_>)],
+    change: impl Fn(&mut Vec<(String, Vec<usize>, Format, Vec<u8>)>),
+) -> Gguf {
+    let mut header = Writer::new();
+    gguf.metadata().chain(keys.iter().cloned()).for_each(|(key, value)| header.set(key, value));
+    let copy = |t: &llama_core::gguf::TensorInfo| {
+        (t.name().to_owned(), t.dims().to_vec(), t.format(), t.data().to_vec())
+    };
+    let mut tensors = gguf.tensors().iter().map(copy).collect();
+    change(&mut tensors);
+    tensors.iter().for_each(|(name, dims, format, _)| header.tensor(name, dims, *format).unwrap());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut data = header.begin(file.as_file()).unwrap();
+    tensors.iter().for_each(|(_, _, _, bytes)| data.write_all(bytes).unwrap());
+    data.finish().unwrap();
+    Gguf::read(file.path()).unwrap()
+}
+
+#[test]
+fn every_variant_of_the_graph_agrees() {
+    let gguf = synthetic(Format::F32, tiny(1));
+    let tokens = text(16, 400);
+    let with = |what: &str, keys: &[(&str, Value<'_>)]| check(what, rewritten(&gguf, keys, |_| ()), &tokens);
+    with("half of each head rotates", &[("llama.rope.dimension_count", 16u32.into())]);
+    with("another base", &[("llama.rope.freq_base", 1e6f32.into())]);
+    with("a larger epsilon", &[("llama.attention.layer_norm_rms_epsilon", 0.5f32.into())]);
+    with(
+        "linear scaling",
+        &[("llama.rope.scaling.type", "linear".into()), ("llama.rope.scaling.factor", 4f32.into())],
+    );
+    // The same matrices, cut into heads of another width.
+    let width = 64u32;
+    with(
+        "wider heads",
+        &[
+            ("llama.attention.head_count", 4u32.into()),
+            ("llama.attention.head_count_kv", 1u32.into()),
+            ("llama.attention.key_length", width.into()),
+            ("llama.attention.value_length", width.into()),
+            ("llama.rope.dimension_count", width.into()),
+        ],
+    );
+    let tied = rewritten(&gguf, &[], |tensors| tensors.retain(|(name, ..)| name != "output.weight"));
+    check("tied output", tied, &tokens);
+    let scaled = rewritten(&gguf, &[], |tensors| {
+        let divisors: Vec<u8> = (0..16).flat_map(|i| (1.0 + i as f32 / 4.0).to_le_bytes()).collect();
+        tensors.push(("rope_freqs.weight".into(), vec![16], Format::F32, divisors));
+    });
+    check("scaled frequencies", scaled, &tokens);
+}
