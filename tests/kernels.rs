@@ -189,7 +189,7 @@ fn integers(data: &mut Data, n: usize, smallest: i32, largest: i32, extreme: i32
 fn integers_are_exact() {
     let (rows, tokens) = (17, 33);
     let mut data = Data::new(3);
-    for &format in Format::ALL {
+    for &format in Format::ALL.iter().filter(|format| format.encodes()) {
         let mut kept = 0;
         for cols in [64, 544, 1056].map(|cols: usize| cols.next_multiple_of(format.block_len())) {
             let mut x = integers(&mut data, tokens * cols, -127, 127, -127);
@@ -224,6 +224,25 @@ fn integers_are_exact() {
     }
 }
 
+/// A matrix's bytes with one bit of the last row changed, the last one that matters: a sign, say, or the
+/// upper bit of a nibble.
+fn one_wrong_weight(w: &Matrix<'_>) -> Vec<u8> {
+    let decode = |bytes: &[u8]| {
+        let mut row = vec![0.0; w.cols()];
+        w.format().dequantize(&bytes[bytes.len() - w.row_stride()..], &mut row);
+        row
+    };
+    let right = decode(w.bytes());
+    let planted = (0..w.row_stride()).map(|back| {
+        let mut bytes = w.bytes().to_vec();
+        let at = bytes.len() - 1 - back;
+        bytes[at] ^= 0x80;
+        bytes
+    });
+    let differs = |bytes: &Vec<u8>| decode(bytes).iter().all(|w| w.is_finite()) && decode(bytes) != right;
+    planted.into_iter().find(differs).expect("some bit of a row matters")
+}
+
 #[test]
 fn one_wrong_weight_is_noticed() {
     let rows = 17;
@@ -232,8 +251,7 @@ fn one_wrong_weight_is_noticed() {
         let mut data = Data::new(4);
         let weights = data.weights(format, rows, cols);
         let w = weights.matrix();
-        let mut bytes = w.bytes().to_vec();
-        *bytes.last_mut().unwrap() ^= 0x80; // a sign, or the upper bit of a nibble
+        let bytes = one_wrong_weight(&w);
         let planted = matrix(format, rows, cols, &bytes);
         for tokens in [1, 2, 4, 8, 9, 33] {
             let x: Vec<f32> = data.values(tokens * cols).iter().map(|x| x + 0.5f32.copysign(*x)).collect();
@@ -271,7 +289,7 @@ fn lost_groups(w: &Matrix<'_>, x: &[f32], tokens: usize) -> Vec<f64> {
 #[test]
 fn products_of_extreme_values_agree() {
     let rows = 17;
-    for &format in Format::ALL {
+    for &format in Format::ALL.iter().filter(|format| format.encodes()) {
         let cols = (3 * format.block_len()).max(96);
         let mut data = Data::new(5);
         for tokens in [1, 3, 17] {
@@ -318,7 +336,7 @@ fn products_of_extreme_values_agree() {
 /// The largest integers on both sides: where sums of 16 bits would overflow.
 #[test]
 fn products_of_the_largest_integers_agree() {
-    for &format in Format::ALL {
+    for &format in Format::ALL.iter().filter(|format| format.encodes()) {
         let (rows, cols) = (17, (3 * format.block_len()).max(96));
         // Of symmetric formats the extreme goes to -8 or -32, and all others to 7 or 31.
         let weight = |i| if i % 16 == 3 { -32.0 / 31.0 } else { 1.0 };

@@ -178,12 +178,21 @@ pub fn matmul(w: &Matrix, x: &[f32], tokens: usize, activations: Activations) ->
             Activations::Bf16 => decoded.iter().map(|w| bf16(*w)).unzip(),
             _ => (widen(&decoded), vec![0.0; decoded.len()]),
         };
+        // `scale * q` and the minimum are added up apart, and may cancel. With some `q` near zero in every
+        // block, no minimum is larger than the block's largest weight.
+        let mut sizes = weights.clone();
+        if w.format().has_minimums() {
+            for block in sizes.chunks_mut(w.format().block_len()) {
+                let largest = block.iter().fold(0.0, |m: f64, w| m.max(w.abs()));
+                block.iter_mut().for_each(|w| *w = w.abs() + 2.0 * largest);
+            }
+        }
         for t in 0..tokens {
             let [exact, doubt] = [&exact, &doubt].map(|x| &x[t * w.cols()..(t + 1) * w.cols()]);
             let terms = |w: &[f64], x: &[f64]| w.iter().zip(x).map(|(w, x)| (w * x).abs()).sum::<f64>();
             let doubt = terms(&weights, doubt) + terms(&doubtful, exact);
             expected[t * w.rows() + r] = dot(&weights, exact);
-            bound[t * w.rows() + r] = dot_bound(chain, terms(&weights, exact)) + (1.0 + gamma(chain)) * doubt;
+            bound[t * w.rows() + r] = dot_bound(chain, terms(&sizes, exact)) + (1.0 + gamma(chain)) * doubt;
         }
     }
     Answer { expected, bound }

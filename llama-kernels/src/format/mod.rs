@@ -225,6 +225,11 @@ macro_rules! registry {
                 match self { $(Format::$name => stringify!($name),)* }
             }
 
+            /// Whether its weights are a multiple of a scale minus a minimum, so that products may cancel.
+            pub fn has_minimums(self) -> bool {
+                with_block!(self, float _B => false, integer B => <<B as IntegerBlock>::Lanes as Lanes>::MINS)
+            }
+
             /// Whether a product with this format quantizes the activations to bytes.
             pub fn is_integer(self) -> bool {
                 with_block!(self, float _B => false, integer _B => true)
