@@ -246,6 +246,9 @@ registry! {
     #[cfg(target_arch = "x86_64")] simd::Avx512<{ simd::avx512::BASE }>,
     #[cfg(target_arch = "x86_64")] simd::Avx512<{ simd::avx512::VNNI }>,
     #[cfg(target_arch = "x86_64")] simd::Avx512<{ simd::avx512::AMX }>,
+    #[cfg(target_arch = "aarch64")] simd::Neon<{ simd::neon::BASE }>,
+    #[cfg(target_arch = "aarch64")] simd::Neon<{ simd::neon::DOTPROD }>,
+    #[cfg(target_arch = "aarch64")] simd::Neon<{ simd::neon::I8MM }>,
 }
 
 /// The best of [`available`].

@@ -73,11 +73,11 @@ impl IntegerBlock for Q2_K {
         let block = &blocks[0];
         let [a, b, c, d] = [0, 1, 2, 3].map(|g| block.scales[4 * stripe + g]);
         let scales = u32::from_le_bytes([a, b, c, d]);
-        let quad = |nibbles: u32| s.quad_i8((nibbles & 0x0f0f_0f0f).to_le_bytes().map(|b| b as i8));
+        let nibbles = |word: u32| (word & 0x0f0f_0f0f).to_le_bytes().map(|b| b as i8);
         Stripe {
             q: unpack(s, &block.q, stripe),
-            scale: s.mul_quad(s.pair_f16(block.d, block.d), quad(scales)),
-            min: s.mul_quad(s.pair_f16(block.dmin, block.dmin), quad(scales >> 4)),
+            scale: s.mul_quad(s.pair_f16(block.d, block.d), s.quad_i8(nibbles(scales))),
+            min: s.mul_quad(s.pair_f16(block.dmin, block.dmin), s.quad_i8(nibbles(scales >> 4))),
         }
     }
 }

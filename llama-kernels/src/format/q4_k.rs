@@ -94,11 +94,15 @@ impl Scales {
                 word(2) >> 4 & 0x0f0f_0f0f | word(1) >> 2 & 0x3030_3030,
             ),
         };
-        [scales, mins].map(|word| {
-            let [a, b, ..] = (word >> (stripe % 2 * 16)).to_le_bytes().map(|b| b as i8);
-            s.quad_i8([a, a, b, b])
-        })
+        let (scales, mins) = (scales >> (stripe % 2 * 16), mins >> (stripe % 2 * 16));
+        [s.quad_i8(pairs(scales)), s.quad_i8(pairs(mins))]
     }
+}
+
+/// The two low bytes, each twice.
+fn pairs(word: u32) -> [i8; 4] {
+    let [a, b, ..] = word.to_le_bytes();
+    [a, a, b, b].map(|b| b as i8)
 }
 
 impl IntegerBlock for Q4_K {

@@ -31,6 +31,7 @@ pub struct Panel {
     /// One column of sixteen rows a line.
     pub(crate) floats: Buffer<[f32; LANES]>,
     /// Two panels in bfloat16, 32 columns of one row a line: one is multiplied, the next one unpacked.
+    #[allow(dead_code, reason = "not every architecture has matrix tiles")]
     pub(crate) pairs: [Buffer<[u8; STRIPE]>; 2],
 }
 
@@ -91,6 +92,7 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
             place::<S, B>(s, &unit, 0, panel, whole, r);
         }
     }
+    s.arrange_panel(&mut panel.bytes[..stripes * LANES]);
 }
 
 /// Unpacks one stripe of one row into its places.

@@ -96,4 +96,11 @@ mod tests {
             check(|k| s.run(k));
         }
     }
+
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn vectors_are_accurate() {
+        let s = crate::simd::Neon::<{ crate::simd::neon::BASE }>::new().expect("every 64-bit ARM has NEON");
+        check(|k| s.run(k));
+    }
 }

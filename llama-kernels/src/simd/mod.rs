@@ -25,12 +25,16 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod exp;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
 pub use scalar::Scalar;
 
 use crate::acts::Layout;
@@ -202,9 +206,15 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
 
     // The parts of kernels that an ISA may do its own way.
 
+    /// Brings an integer panel's lines, as many as whole stripes of columns have, into the order that
+    /// [`dot_panel`](Self::dot_panel) reads; once a panel, before all its tokens.
+    #[inline(always)]
+    fn arrange_panel(self, _lines: &mut [[u8; STRIPE]]) {}
+
     /// The dot products of `QUADS` x 4 weights of sixteen rows with the activations of `MT` tokens.
     ///
-    /// `w[q]` holds four bytes of each of the sixteen rows, `x[q][t]` the same four columns of token `t`.
+    /// `w[q]` holds four bytes of each of the sixteen rows, `x[q][t]` the same four columns of token `t`;
+    /// `w` has been through [`arrange_panel`](Self::arrange_panel).
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,

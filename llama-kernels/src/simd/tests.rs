@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::format::tests::unpack_agrees_with_dequantize;
+use crate::format::{Lane, Lanes};
 use std::array::from_fn;
+use std::marker::PhantomData;
 
 /// Results of all operations on one set of inputs, as bits.
 struct All {
@@ -67,6 +69,13 @@ impl Kernel for All {
             ("fma", float(s.fma(s.to_f32(s.splat_i32(3)), s.splat(7.0), fb))),
             ("max", float(s.max(fa, fb))),
             ("min", float(s.min(fa, fb))),
+            ("max with NaN on the left", float(s.max(s.splat(f32::NAN), fb))),
+            ("max with NaN on the right", float(s.max(fa, s.splat(f32::NAN)))),
+            ("min with NaN on the left", float(s.min(s.splat(f32::NAN), fb))),
+            ("min with NaN on the right", float(s.min(fa, s.splat(f32::NAN)))),
+            ("max of zeros", float(s.max(s.splat(0.0), s.splat(-0.0)))),
+            ("min of zeros", float(s.min(s.splat(-0.0), s.splat(0.0)))),
+            ("ties", int(s.to_i32(s.mul(s.to_f32(s.to_i32(fa)), s.splat(0.5))))),
             ("abs", float(s.abs(fa))),
             ("swap_pairs", float(s.swap_pairs(fa))),
             ("sum", vec![s.sum(fa).to_bits()]),
@@ -113,9 +122,97 @@ impl Kernel for All {
     }
 }
 
+/// Every half-precision number (but NaNs) read, and written back with its last bit's worth around it.
+struct Halves;
+
+impl Kernel for Halves {
+    type Out = Vec<(u16, u32, [u16; 3])>;
+
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> Self::Out {
+        let mut out = Vec::new();
+        for half in (0..=u16::MAX).filter(|half| half & 0x7fff <= 0x7c00) {
+            let mut wide = [0.0; LANES];
+            s.store(s.load_f16(&from_fn(|i| half.to_le_bytes()[i % 2])), &mut wide);
+            let mut bytes = [0; 2 * LANES];
+            // A half of a step up is a tie in normal numbers.
+            let steps: [f32; LANES] =
+                from_fn(|i| f32::from_bits((wide[0].to_bits()).saturating_add([0, 0xfff, 0x1000][i % 3])));
+            s.store_f16(s.load(&steps), &mut bytes);
+            out.push((
+                half,
+                wide[15].to_bits(),
+                from_fn(|i| u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]])),
+            ));
+        }
+        out
+    }
+}
+
+/// Tokens in a tile of [`Panel`], whatever the instruction set would choose.
+const TOKENS: usize = 4;
+
+/// The dot products of a panel of `QUADS` x 4 columns.
+struct Panel<L, const QUADS: usize> {
+    w: [[u8; STRIPE]; QUADS],
+    x: [[i32; TOKENS]; QUADS],
+    lanes: PhantomData<L>,
+}
+
+impl<L: Lanes, const QUADS: usize> Panel<L, QUADS> {
+    /// Anything within the range of the lanes if `seed` is odd, its ends if it is even.
+    fn new(seed: u64) -> Self {
+        let mut state = seed;
+        let mut pick = |low: i16, high: i16| {
+            let (random, ends) = (next(&mut state) as i16, [low, high]);
+            let inside = low + random.rem_euclid(high - low + 1);
+            (if seed & 1 == 1 { inside } else { ends[usize::from(random & 1 == 1)] }) as u8
+        };
+        let (low, high) = if L::BITS < 8 { (0, (1 << L::BITS) - 1) } else { (-128, 127) };
+        Panel {
+            w: from_fn(|_| from_fn(|_| pick(low, high))),
+            x: from_fn(|_| from_fn(|_| i32::from_le_bytes(from_fn(|_| pick(-127, 127))))),
+            lanes: PhantomData,
+        }
+    }
+}
+
+impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
+    type Out = [[i32; LANES]; TOKENS];
+
+    #[inline(always)]
+    fn call<S: Simd>(mut self, s: S) -> Self::Out {
+        let mut out = [[0; LANES]; TOKENS];
+        s.arrange_panel(&mut self.w);
+        for ((dots, out), t) in
+            s.dot_panel::<L, QUADS, TOKENS>(&self.w, &self.x).into_iter().zip(&mut out).zip(0..)
+        {
+            let zero = if L::BITS < 8 { None } else { S::SIGNED_ZERO };
+            let sum: i32 = self.x.iter().flat_map(|x| x[t].to_le_bytes()).map(|x| i32::from(x as i8)).sum();
+            s.store_i32(s.add_i32(dots, s.splat_i32(zero.map_or(0, |zero| -sum << zero))), out);
+        }
+        out
+    }
+}
+
+fn check_panels<S: Simd, L: Lanes>(s: S) {
+    for seed in 0..200 {
+        let name = format!("dot_panel of {} with {} bits, seed {seed}", S::NAME, L::BITS);
+        assert_eq!(Scalar.run(Panel::<L, 8>::new(seed)), s.run(Panel::<L, 8>::new(seed)), "{name}");
+        assert_eq!(Scalar.run(Panel::<L, 4>::new(seed)), s.run(Panel::<L, 4>::new(seed)), "{name}");
+    }
+}
+
 /// Checks one instruction set, if this CPU has it: its operations, and every format's use of them.
 fn check<S: Simd>() {
     let Some(s) = S::new() else { return eprintln!("skipped: no {} here", S::NAME) };
+    for (expected, found) in Scalar.run(Halves).into_iter().zip(s.run(Halves)) {
+        assert_eq!(expected, found, "{}", S::NAME);
+    }
+    check_panels::<S, Lane<4, false, false>>(s);
+    check_panels::<S, Lane<5, false, false>>(s);
+    check_panels::<S, Lane<6, false, false>>(s);
+    check_panels::<S, Lane<8, false, false>>(s);
     for seed in 0..200 {
         let expected = Scalar.run(All { seed });
         let found = s.run(All { seed });
@@ -139,4 +236,12 @@ fn x86() {
     check::<Avx512<{ avx512::BASE }>>();
     check::<Avx512<{ avx512::VNNI }>>();
     check::<Avx512<{ avx512::AMX }>>();
+}
+
+#[cfg(target_arch = "aarch64")]
+#[test]
+fn arm() {
+    check::<Neon<{ neon::BASE }>>();
+    check::<Neon<{ neon::DOTPROD }>>();
+    check::<Neon<{ neon::I8MM }>>();
 }
