@@ -20,7 +20,7 @@ fn main() {
                 let w = weights.matrix(0);
                 let mut y = vec![0.0; ROWS];
                 cpu.region(false, |ops| ops.matmul(&mut y, &[w], x));
-                check(|rows| product(w, rows, x), &y, ROWS);
+                check(|rows| product(cpu.isa(), w, rows, x), &y, ROWS);
 
                 let figure = Figure::read(w.bytes().len(), weights.bytes(), cpu.threads());
                 let mut turns = 0..;

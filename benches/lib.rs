@@ -27,8 +27,8 @@ const COLD: usize = 1 << 30;
 pub fn criterion() -> Criterion {
     Criterion::default()
         .sample_size(SAMPLES)
-        .warm_up_time(Duration::from_millis(100))
-        .measurement_time(Duration::from_millis(500))
+        .warm_up_time(Duration::from_millis(50))
+        .measurement_time(Duration::from_millis(200))
         .configure_from_args()
 }
 
@@ -113,20 +113,28 @@ pub fn repeat(cpu: &Cpu, n: u64, mut op: impl FnMut(&Ops<'_>) + Send) {
     cpu.region(false, |ops| (0..n).for_each(|_| op(ops)));
 }
 
+/// Gaussian weights, encoded; most rows repeat others, because some encoders search for long.
+pub fn weights(format: Format, rows: usize, cols: usize) -> Vec<u8> {
+    const DISTINCT: usize = 16;
+    assert!(rows.is_multiple_of(DISTINCT), "{rows} rows are no multiple of {DISTINCT}");
+    Data::new(1).weights(format, DISTINCT, cols).matrix().bytes().repeat(rows / DISTINCT)
+}
+
 /// Copies of one matrix that no cache holds: each comes from memory when its turn comes.
 pub struct Cold {
     format: Format,
     rows: usize,
     cols: usize,
+    size: usize,
     bytes: Vec<u8>,
 }
 
 impl Cold {
-    /// At least a gibibyte of Gaussian weights.
+    /// At least a gibibyte of [`weights`].
     pub fn new(format: Format, rows: usize, cols: usize) -> Cold {
-        let matrix = Data::new(1).weights(format, rows, cols);
-        let bytes = matrix.matrix().bytes();
-        Cold { format, rows, cols, bytes: bytes.repeat(COLD.div_ceil(bytes.len())) }
+        let matrix = weights(format, rows, cols);
+        let bytes = matrix.repeat(COLD.div_ceil(matrix.len()));
+        Cold { format, rows, cols, size: matrix.len(), bytes }
     }
 
     /// All copies.
@@ -136,9 +144,8 @@ impl Cold {
 
     /// The copy whose turn it is.
     pub fn matrix(&self, turn: usize) -> Matrix<'_> {
-        let size = self.format.row_bytes(self.cols).expect("rows of whole blocks") * self.rows;
-        let at = turn % (self.bytes.len() / size) * size;
-        Matrix::new(self.format, self.rows, self.cols, &self.bytes[at..at + size]).expect("one copy")
+        let at = turn % (self.bytes.len() / self.size) * self.size;
+        Matrix::new(self.format, self.rows, self.cols, &self.bytes[at..at + self.size]).expect("one copy")
     }
 }
 
@@ -147,11 +154,11 @@ pub fn cold_memory() -> Vec<u8> {
     vec![1; COLD]
 }
 
-/// What these rows of `w x` are, token-major.
-pub fn product(w: Matrix<'_>, rows: Range<usize>, x: &[f32]) -> Answer {
+/// What an instruction set should make of these rows of `w x`, token-major.
+pub fn product(isa: &str, w: Matrix<'_>, rows: Range<usize>, x: &[f32]) -> Answer {
     let tokens = x.len() / w.cols();
     let part = Matrix::new(w.format(), rows.len(), w.cols(), w.rows_bytes(rows)).expect("whole rows");
-    close::matmul(&part, x, tokens, Activations::of(w.format()))
+    close::matmul(&part, x, tokens, Activations::on(isa, w.format(), tokens, false))
 }
 
 /// Panics unless the first and the last of every token's features are as `answer` has them.

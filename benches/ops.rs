@@ -92,8 +92,9 @@ fn swiglu(c: &mut Criterion, cpu: &Cpu, weights: &LazyCell<Cold>) {
         let x = Data::new(4).values(FEATURES);
         let mut y = vec![0.0; gate.rows()];
         repeat(cpu, 1, |ops| ops.swiglu(&mut y, gate, up, &x));
-        let answer =
-            |rows: Range<usize>| close::swiglu(&product(gate, rows.clone(), &x), &product(up, rows, &x));
+        let answer = |rows: Range<usize>| {
+            close::swiglu(&product(cpu.isa(), gate, rows.clone(), &x), &product(cpu.isa(), up, rows, &x))
+        };
         check(answer, &y, gate.rows());
 
         let figure = Figure::read(2 * gate.bytes().len(), weights.bytes(), cpu.threads());
