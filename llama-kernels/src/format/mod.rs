@@ -229,6 +229,12 @@ macro_rules! registry {
             pub fn is_integer(self) -> bool {
                 with_block!(self, float _B => false, integer _B => true)
             }
+
+            /// Whether a weight is a multiple of a scale minus a minimum: two parts, which a product adds up
+            /// on their own and which may cancel.
+            pub fn has_minimums(self) -> bool {
+                with_block!(self, float _B => false, integer B => <<B as IntegerBlock>::Lanes as Lanes>::MINS)
+            }
         }
 
         /// Evaluates an expression with a type alias bound to the block type of a [`Format`],
