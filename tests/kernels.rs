@@ -108,6 +108,16 @@ fn encode(format: Format, weights: &[f32]) -> Vec<u8> {
     bytes
 }
 
+/// Weights of this deviation: Gaussian, or random blocks of a format that is only read.
+fn random(format: Format, data: &mut Data, rows: usize, cols: usize, deviation: f32) -> Vec<u8> {
+    if format.encodes() {
+        return encode(format, &data.values(rows * cols).iter().map(|w| w * deviation).collect::<Vec<f32>>());
+    }
+    let mut bytes = Vec::new();
+    format.random(rows * cols, deviation, || data.bits(), &mut bytes);
+    bytes
+}
+
 /// Columns on both sides of the panels' ends (512 and 1024), and rows on both sides of a panel's
 /// sixteen, for batches that are one, several or no whole tiles of any instruction set.
 fn panel_shapes(format: Format) -> Vec<Shape> {
@@ -127,10 +137,12 @@ fn panel_shapes(format: Format) -> Vec<Shape> {
 
 #[test]
 fn products_agree() {
-    for &format in Format::ALL {
+    for (i, &format) in Format::ALL.iter().enumerate() {
         let mut data = Data::new(1);
+        // A fifth of the shapes for each format, in turns: what a format adds is how it unpacks.
         let shapes = awkward_shapes(format).into_iter().filter(|shape| shape.cols > 0);
-        for shape @ Shape { rows, cols, tokens } in shapes.chain(panel_shapes(format)) {
+        let shapes = shapes.chain(panel_shapes(format)).skip(i % 5).step_by(5);
+        for shape @ Shape { rows, cols, tokens } in shapes {
             let weights = [data.weights(format, rows, cols), data.weights(format, rows, cols)];
             let [w, up] = [weights[0].matrix(), weights[1].matrix()];
             let (x, residual) = (data.outliers(tokens * cols), data.values(tokens * rows));
@@ -224,23 +236,25 @@ fn integers_are_exact() {
     }
 }
 
-/// A matrix's bytes with one bit of the last row changed, the last one that matters: a sign, say, or the
-/// upper bit of a nibble.
-fn one_wrong_weight(w: &Matrix<'_>) -> Vec<u8> {
-    let decode = |bytes: &[u8]| {
-        let mut row = vec![0.0; w.cols()];
-        w.format().dequantize(&bytes[bytes.len() - w.row_stride()..], &mut row);
-        row
-    };
-    let right = decode(w.bytes());
-    let planted = (0..w.row_stride()).map(|back| {
+/// The bytes of a matrix with one bit of its last block turned: a sign, the upper bit of a nibble, or
+/// whatever else changes the fewest weights by a fair amount.
+fn planted(w: &Matrix<'_>) -> Vec<u8> {
+    let (last, mut right, mut wrong) = (w.rows() - 1, vec![0.0; w.cols()], vec![0.0; w.cols()]);
+    w.dequantize_row(last, &mut right);
+    let turned = |i: usize| {
         let mut bytes = w.bytes().to_vec();
-        let at = bytes.len() - 1 - back;
-        bytes[at] ^= 0x80;
+        bytes[i] ^= 0x80;
         bytes
-    });
-    let differs = |bytes: &Vec<u8>| decode(bytes).iter().all(|w| w.is_finite()) && decode(bytes) != right;
-    planted.into_iter().find(differs).expect("some bit of a row matters")
+    };
+    let mut changed = |i: usize| {
+        matrix(w.format(), w.rows(), w.cols(), &turned(i)).dequantize_row(last, &mut wrong);
+        let changes = || right.iter().zip(&wrong).map(|(a, b)| (a - b).abs());
+        let fair = wrong.iter().all(|w| w.is_finite()) && changes().any(|change| change > 0.3);
+        fair.then_some(changes().filter(|&change| change > 0.0).count())
+    };
+    let end = w.bytes().len();
+    let block = end - w.format().block_bytes()..end;
+    turned(block.filter_map(|i| Some((changed(i)?, i))).min().expect("a bit that matters").1)
 }
 
 #[test]
@@ -251,7 +265,7 @@ fn one_wrong_weight_is_noticed() {
         let mut data = Data::new(4);
         let weights = data.weights(format, rows, cols);
         let w = weights.matrix();
-        let bytes = one_wrong_weight(&w);
+        let bytes = planted(&w);
         let planted = matrix(format, rows, cols, &bytes);
         for tokens in [1, 2, 4, 8, 9, 33] {
             let x: Vec<f32> = data.values(tokens * cols).iter().map(|x| x + 0.5f32.copysign(*x)).collect();
@@ -263,10 +277,12 @@ fn one_wrong_weight_is_noticed() {
                 let refused = |answer: &Answer, i: usize| {
                     violation(&found[i..=i], &answer.expected[i..=i], &answer.bound[i..=i]).is_some()
                 };
-                for i in 0..found.len() {
-                    let last = i % rows == rows - 1;
-                    assert!(!refused(right, i) && refused(wrong, i) == last, "{format}, value {i}");
-                }
+                assert!((0..found.len()).all(|i| !refused(right, i)), "{format}: the right weights");
+                let (last, others): (Vec<_>, Vec<_>) = (0..found.len()).partition(|i| i % rows == rows - 1);
+                // Where one bit belongs to several weights, their changes may cancel for some token.
+                let noticed = last.into_iter().filter(|&i| refused(wrong, i)).count();
+                assert!(2 * noticed >= tokens, "{format}: noticed for {noticed} of {tokens} tokens");
+                assert!(others.into_iter().all(|i| !refused(wrong, i)), "{format}: another row");
             }
         }
     }
@@ -289,7 +305,7 @@ fn lost_groups(w: &Matrix<'_>, x: &[f32], tokens: usize) -> Vec<f64> {
 #[test]
 fn products_of_extreme_values_agree() {
     let rows = 17;
-    for &format in Format::ALL.iter().filter(|format| format.encodes()) {
+    for &format in Format::ALL {
         let cols = (3 * format.block_len()).max(96);
         let mut data = Data::new(5);
         for tokens in [1, 3, 17] {
@@ -310,7 +326,7 @@ fn products_of_extreme_values_agree() {
                 ("zero weights", data.values(n), 0.0),
             ];
             for (what, x, size) in cases {
-                let bytes = encode(format, &scaled(data.values(rows * cols), size));
+                let bytes = random(format, &mut data, rows, cols, size);
                 let w = matrix(format, rows, cols, &bytes);
                 let lost = lost_groups(&w, &x, tokens);
                 let answer = Product::new(&w, &x, tokens).then(|mut answer| {

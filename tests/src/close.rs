@@ -137,7 +137,7 @@ pub fn violation(found: &[f32], expected: &[f64], bound: &[f64]) -> Option<Strin
     }
     let error = |i: usize| (f64::from(found[i]) - expected[i]).abs();
     let excess = |i: usize| if error(i).is_nan() { f64::INFINITY } else { error(i) / bound[i] };
-    let beyond = |i: &usize| error(*i).is_nan() || error(*i) > bound[*i];
+    let beyond = |i: &usize| error(*i).is_nan() || bound[*i].is_nan() || error(*i) > bound[*i];
     let offenders = (0..found.len()).filter(beyond).count();
     let worst = (0..found.len()).filter(beyond).max_by(|&a, &b| excess(a).total_cmp(&excess(b)))?;
     Some(format!(
@@ -178,15 +178,7 @@ pub fn matmul(w: &Matrix, x: &[f32], tokens: usize, activations: Activations) ->
             Activations::Bf16 => decoded.iter().map(|w| bf16(*w)).unzip(),
             _ => (widen(&decoded), vec![0.0; decoded.len()]),
         };
-        // `scale * q` and the minimum are added up apart, and may cancel. With some `q` near zero in every
-        // block, no minimum is larger than the block's largest weight.
-        let mut sizes = weights.clone();
-        if w.format().has_minimums() {
-            for block in sizes.chunks_mut(w.format().block_len()) {
-                let largest = block.iter().fold(0.0, |m: f64, w| m.max(w.abs()));
-                block.iter_mut().for_each(|w| *w = w.abs() + 2.0 * largest);
-            }
-        }
+        let sizes = sizes(w.format(), &weights);
         for t in 0..tokens {
             let [exact, doubt] = [&exact, &doubt].map(|x| &x[t * w.cols()..(t + 1) * w.cols()]);
             let terms = |w: &[f64], x: &[f64]| w.iter().zip(x).map(|(w, x)| (w * x).abs()).sum::<f64>();
@@ -196,6 +188,20 @@ pub fn matmul(w: &Matrix, x: &[f32], tokens: usize, activations: Activations) ->
         }
     }
     Answer { expected, bound }
+}
+
+/// What rounding errors of a row's weights are relative to: the weights, or, where a weight is
+/// `d * q - m`, its two parts, whose products are added up on their own: `|d q| + |m|` is at most
+/// `|w| + 2 |m|`, and no encoder's minimum is larger than the largest weight around it.
+fn sizes(format: Format, weights: &[f64]) -> Vec<f64> {
+    if !format.has_minimums() {
+        return weights.to_vec();
+    }
+    let size = |group: &[f64]| {
+        let largest = group.iter().fold(0.0f64, |m, w| m.max(w.abs()));
+        group.iter().map(|w| w.abs() + 2.0 * largest).collect::<Vec<f64>>()
+    };
+    weights.chunks(GROUP).flat_map(size).collect()
 }
 
 /// A value rounded to bf16, to nearest even, and the doubt of it: a unit in the last place where f32

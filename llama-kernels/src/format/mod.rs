@@ -225,14 +225,15 @@ macro_rules! registry {
                 match self { $(Format::$name => stringify!($name),)* }
             }
 
-            /// Whether its weights are a multiple of a scale minus a minimum, so that products may cancel.
-            pub fn has_minimums(self) -> bool {
-                with_block!(self, float _B => false, integer B => <<B as IntegerBlock>::Lanes as Lanes>::MINS)
-            }
-
             /// Whether a product with this format quantizes the activations to bytes.
             pub fn is_integer(self) -> bool {
                 with_block!(self, float _B => false, integer _B => true)
+            }
+
+            /// Whether a weight is a multiple of a scale minus a minimum: two parts, which a product adds up
+            /// on their own and which may cancel.
+            pub fn has_minimums(self) -> bool {
+                with_block!(self, float _B => false, integer B => <<B as IntegerBlock>::Lanes as Lanes>::MINS)
             }
         }
 
