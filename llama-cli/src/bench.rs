@@ -183,8 +183,8 @@ impl Subject {
         let width = self.model.chars().count().max(5);
         let dashes = "-".repeat(width);
         format!(
-            "| {:width$} |       size |    params | backend | threads |    test |                              t/s |\n\
-             | {dashes} | ---------: | --------: | ------- | ------: | ------: | -------------------------------: |\n",
+            "| {:width$} |       size |    params | backend    | threads |    test |                              t/s |\n\
+             | {dashes} | ---------: | --------: | ---------- | ------: | ------: | -------------------------------: |\n",
             "model"
         )
     }
@@ -196,7 +196,7 @@ impl Subject {
         let params = scaled(self.params as f64, 1000.0, ["K", "M", "B"]);
         let speed = format!("{median:.2} ± {spread:.2} ({min:.2}..{max:.2})");
         format!(
-            "| {:width$} | {size:>10} | {params:>9} | {:7} | {:7} | {:>7} | {speed:>32} |\n",
+            "| {:width$} | {size:>10} | {params:>9} | {:10} | {:7} | {:>7} | {speed:>32} |\n",
             self.model,
             self.backend,
             self.threads,
