@@ -11,7 +11,9 @@
 //! Two engines share this scheme. The integer engine multiplies bytes ([`crate::acts`] describes the
 //! activations, [`super::pack`] the panels); per group of 32 (or 16) columns it adds the zero point's
 //! share in integers, converts once, and scales by one multiply-add. The float engine multiplies
-//! floats, with activations broadcast from where they lie.
+//! floats, with activations broadcast from where they lie. AMX replaces the integer engine by one of its
+//! own, in bfloat16 (`simd/amx.rs`), which needs no scaling per group: a prompt of 512 tokens through a
+//! 1.1B model in Q4_0 runs at 135 tokens/s on AVX2, 272 on AVX512-VNNI and 520 on AMX (two cores).
 //!
 //! C is reloaded as the initial accumulator of the next block of columns, never added afterwards, so
 //! that the size of a block does not change a bit of the result.

@@ -1,4 +1,5 @@
-//! Activations to bytes: `scale = absmax / 127` for each 32 columns, `q = round(x / scale)`.
+//! Activations to bytes: `scale = absmax / 127` for each 32 columns, `q = round(x / scale)`; and, for
+//! matrix tiles, to bfloat16.
 
 use crate::acts::{GROUP, PAIR_TOKENS, PAIR_WORDS, RowMut, TILE_WORDS, stripes};
 use crate::simd::{Kernel, LANES, STRIPE, Simd};
