@@ -82,13 +82,14 @@ impl IntegerBlock for TQ1_0 {
     #[inline(always)]
     fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
         let block = &span[0];
-        let first: &[u8; 32] = block.q.first_chunk().expect("the first 32 of 52 bytes");
-        let next = |i: usize| block.q[32 + i % 16];
-        let bytes = match stripe {
-            0 | 1 => s.halves(first, first),
-            2 => s.halves(first, &std::array::from_fn(next)),
-            _ => s.load_bytes(&std::array::from_fn(|i| if i < 48 { next(i) } else { block.q[48 + i % 4] })),
-        };
+        let (words, last) = block.q.as_chunks::<8>();
+        let [a, b, c, d, e, f] = std::array::from_fn(|i| u64::from_le_bytes(words[i]));
+        let last = last.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)) * 0x1_0000_0001;
+        let bytes = s.words(match stripe {
+            0 | 1 => [a, b, c, d, a, b, c, d],
+            2 => [a, b, c, d, e, f, e, f],
+            _ => [e, f, e, f, e, f, last, last],
+        });
         let fraction = s.mul_u8(bytes, s.load_bytes(&FRONT[stripe]));
         // `3 * f / 256` without a ninth bit: it is the high two bits of `f - f / 4 - 1`, except that they
         // are 3 where `f` is 0.
