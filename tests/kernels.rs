@@ -9,6 +9,7 @@ use llama_kernels::{Cpu, CpuOptions, Format, Matrix, Ops};
 use llama_tests::close::{self, Activations, Answer, dot_bound, violation};
 use llama_tests::oracle::{self, GROUP, Int8, widen};
 use llama_tests::shapes::{Data, Shape, awkward_shapes};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 
 /// Every instruction set of this machine, with one thread and with two.
@@ -52,6 +53,18 @@ fn check_each(
             assert!(same, "{}: two threads give other bits than one", what());
         }
     }
+}
+
+/// Runs a test on each of these formats, whether others fail or not, and names all that did.
+fn each<'a>(formats: impl IntoIterator<Item = &'a Format>, test: impl Fn(Format)) {
+    let fails = |format: &&Format| catch_unwind(AssertUnwindSafe(|| test(**format))).is_err();
+    let failed: Vec<&str> = formats.into_iter().filter(fails).map(|format| format.name()).collect();
+    assert!(failed.is_empty(), "{} formats failed, each as said above: {}", failed.len(), failed.join(", "));
+}
+
+/// The formats that weights can be encoded in.
+fn encoders() -> impl Iterator<Item = &'static Format> {
+    Format::ALL.iter().filter(|format| format.encodes())
 }
 
 /// What a result is written over: a value that is left there is noticed.
@@ -135,14 +148,63 @@ fn panel_shapes(format: Format) -> Vec<Shape> {
     shapes
 }
 
+/// Kinds of shapes that no format may go without; only blocks of less than 64 can end within a stripe.
+const KINDS: [(&str, fn(&Shape) -> bool); 16] = [
+    ("a stripe's tail", |s| s.cols % 64 != 0 && s.tokens <= 4),
+    ("a stripe's tail in a batch", |s| s.cols % 64 != 0 && s.tokens > 8),
+    ("a panel's tail", |s| s.cols > 512 && s.cols % 512 != 0 && s.tokens <= 4),
+    ("a panel's tail in a batch", |s| s.cols > 512 && s.cols % 512 != 0 && s.tokens > 8),
+    ("a tail of rows", |s| s.rows % 16 != 0 && s.tokens <= 4),
+    ("a tail of rows in a batch", |s| s.rows > 16 && s.rows % 16 != 0 && s.tokens > 8),
+    ("1 token", |s| s.tokens == 1),
+    ("2 tokens", |s| s.tokens == 2),
+    ("3 tokens", |s| s.tokens == 3),
+    ("4 tokens", |s| s.tokens == 4),
+    ("5 tokens", |s| s.tokens == 5),
+    ("6 tokens", |s| s.tokens == 6),
+    ("7 tokens", |s| s.tokens == 7),
+    ("8 tokens", |s| s.tokens == 8),
+    ("9 tokens", |s| s.tokens == 9),
+    ("a prompt", |s| s.tokens > 64),
+];
+
+/// A fifth of the shapes, another one for each of five formats, since what a format adds is how it
+/// unpacks; and one of each kind that is not among them.
+fn share(format: Format) -> Vec<Shape> {
+    let all = || {
+        let shapes = awkward_shapes(format).into_iter().chain(panel_shapes(format));
+        shapes.filter(|shape| shape.cols > 0)
+    };
+    let index = Format::ALL.iter().position(|&other| other == format).expect("a registered format");
+    let mut shapes: Vec<Shape> = all().skip(index % 5).step_by(5).collect();
+    for (_, kind) in KINDS {
+        let is_of_it = |shape: &Shape| shape.rows > 0 && kind(shape);
+        if !shapes.iter().any(is_of_it) {
+            shapes.extend(all().find(is_of_it));
+        }
+    }
+    shapes
+}
+
+#[test]
+fn every_format_has_shapes_of_every_kind() {
+    for &format in Format::ALL {
+        let shapes = share(format);
+        for (what, kind) in KINDS {
+            let found = shapes.iter().any(|shape| shape.rows > 0 && kind(shape));
+            let possible = !what.starts_with("a stripe") || format.block_len() < 64;
+            assert_eq!(found, possible, "{format}: {what}");
+        }
+        let all = awkward_shapes(format).len() + panel_shapes(format).len();
+        assert!(4 * shapes.len() < all, "{format}: {} of {all}", shapes.len());
+    }
+}
+
 #[test]
 fn products_agree() {
-    for (i, &format) in Format::ALL.iter().enumerate() {
+    each(Format::ALL, |format| {
         let mut data = Data::new(1);
-        // A fifth of the shapes for each format, in turns: what a format adds is how it unpacks.
-        let shapes = awkward_shapes(format).into_iter().filter(|shape| shape.cols > 0);
-        let shapes = shapes.chain(panel_shapes(format)).skip(i % 5).step_by(5);
-        for shape @ Shape { rows, cols, tokens } in shapes {
+        for shape @ Shape { rows, cols, tokens } in share(format) {
             let weights = [data.weights(format, rows, cols), data.weights(format, rows, cols)];
             let [w, up] = [weights[0].matrix(), weights[1].matrix()];
             let (x, residual) = (data.outliers(tokens * cols), data.values(tokens * rows));
@@ -157,7 +219,7 @@ fn products_agree() {
             let sum = answer.then(|answer| answer.plus(&residual));
             sum.check(&residual, &what("matmul_add"), |ops, out| ops.matmul_add(out, w, &x));
         }
-    }
+    });
 }
 
 #[test]
@@ -200,9 +262,8 @@ fn integers(data: &mut Data, n: usize, smallest: i32, largest: i32, extreme: i32
 #[test]
 fn integers_are_exact() {
     let (rows, tokens) = (17, 33);
-    let mut data = Data::new(3);
-    for &format in Format::ALL.iter().filter(|format| format.encodes()) {
-        let mut kept = 0;
+    each(encoders(), |format| {
+        let (mut data, mut kept) = (Data::new(3), 0);
         for cols in [64, 544, 1056].map(|cols: usize| cols.next_multiple_of(format.block_len())) {
             let mut x = integers(&mut data, tokens * cols, -127, 127, -127);
             x.chunks_mut(GROUP)
@@ -233,7 +294,7 @@ fn integers_are_exact() {
         if kept == 0 {
             eprintln!("{format}: its encoder keeps no integers, nothing was checked exactly");
         }
-    }
+    });
 }
 
 /// The bytes of a matrix with one bit of its last block turned: a sign, the upper bit of a nibble, or
@@ -260,7 +321,7 @@ fn planted(w: &Matrix<'_>) -> Vec<u8> {
 #[test]
 fn one_wrong_weight_is_noticed() {
     let rows = 17;
-    for &format in Format::ALL {
+    each(Format::ALL, |format| {
         let cols = (2 * format.block_len()).max(64);
         let mut data = Data::new(4);
         let weights = data.weights(format, rows, cols);
@@ -285,7 +346,7 @@ fn one_wrong_weight_is_noticed() {
                 assert!(others.into_iter().all(|i| !refused(wrong, i)), "{format}: another row");
             }
         }
-    }
+    });
 }
 
 /// What is lost if the groups whose int8 scale is subnormal count as zero, which they may.
@@ -305,7 +366,7 @@ fn lost_groups(w: &Matrix<'_>, x: &[f32], tokens: usize) -> Vec<f64> {
 #[test]
 fn products_of_extreme_values_agree() {
     let rows = 17;
-    for &format in Format::ALL {
+    each(Format::ALL, |format| {
         let cols = (3 * format.block_len()).max(96);
         let mut data = Data::new(5);
         for tokens in [1, 3, 17] {
@@ -346,13 +407,13 @@ fn products_of_extreme_values_agree() {
                 }
             }
         }
-    }
+    });
 }
 
 /// The largest integers on both sides: where sums of 16 bits would overflow.
 #[test]
 fn products_of_the_largest_integers_agree() {
-    for &format in Format::ALL.iter().filter(|format| format.encodes()) {
+    each(encoders(), |format| {
         let (rows, cols) = (17, (3 * format.block_len()).max(96));
         // Of symmetric formats the extreme goes to -8 or -32, and all others to 7 or 31.
         let weight = |i| if i % 16 == 3 { -32.0 / 31.0 } else { 1.0 };
@@ -366,15 +427,15 @@ fn products_of_the_largest_integers_agree() {
                 answer.check(&unwritten(tokens * rows), &what, |ops, out| ops.matmul(out, &[w], &x));
             }
         }
-    }
+    });
 }
 
 /// Blocks that no encoder writes: any bytes, as long as they decode to moderate numbers.
 #[test]
 fn products_of_any_bytes_agree() {
-    let (rows, mut data) = (17, Data::new(9));
-    for &format in Format::ALL {
-        let cols = (3 * format.block_len()).max(96);
+    let rows = 17;
+    each(Format::ALL, |format| {
+        let (cols, mut data) = ((3 * format.block_len()).max(96), Data::new(9));
         let mut bytes = Vec::new();
         let (mut block, mut weights) = (vec![0; format.block_bytes()], vec![0.0; format.block_len()]);
         while bytes.len() < rows * format.row_bytes(cols).unwrap() {
@@ -391,7 +452,7 @@ fn products_of_any_bytes_agree() {
             let what = format!("{format} of random bytes, {tokens} tokens");
             answer.check(&unwritten(tokens * rows), &what, |ops, out| ops.matmul(out, &[w], &x));
         }
-    }
+    });
 }
 
 #[test]

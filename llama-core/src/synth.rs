@@ -89,8 +89,7 @@ impl Shape {
 pub struct Spec {
     /// The dimensions; change `shape.layers` for a shorter model.
     pub shape: Shape,
-    /// The formats of the matrices. One whose rows are no whole blocks becomes [`Format::F16`];
-    /// norms are always [`Format::F32`].
+    /// The formats of the matrices (see [`Mix::format`]); norms are always [`Format::F32`].
     pub format: Mix,
     /// Decides vocabulary and weights.
     pub seed: u64,
@@ -139,7 +138,7 @@ impl Synth {
             });
         }
         let mut header = Writer::new();
-        metadata(&mut header, shape);
+        metadata(&mut header, shape, spec.format);
         vocabulary::write(&mut header, shape.vocab, spec.seed);
         let tensors = tensors(shape, spec.format);
         for tensor in &tensors {
@@ -212,10 +211,13 @@ impl Tensor {
 }
 
 /// The metadata that converters of real models write.
-fn metadata(header: &mut Writer, shape: &Shape) {
+fn metadata(header: &mut Writer, shape: &Shape, mix: Mix) {
     header.set("general.architecture", "llama");
     header.set("general.name", format!("synthetic {}", shape.name).as_str());
     header.set("general.quantization_version", 2u32);
+    if let Some(file_type) = mix.file_type() {
+        header.set("general.file_type", file_type);
+    }
     header.set("llama.vocab_size", shape.vocab as u32);
     header.set("llama.context_length", shape.context as u32);
     header.set("llama.embedding_length", shape.d_model as u32);
@@ -234,14 +236,8 @@ fn tensors(shape: &Shape, mix: Mix) -> Vec<Tensor> {
     let (d_model, d_ff) = (shape.d_model, shape.d_ff);
     let d_kv = d_model / shape.heads * shape.kv_heads;
     let matrix = |name: String, cols: usize, rows: usize| {
-        let format = mix.format(&name, shape.layers);
-        Tensor {
-            name,
-            dims: vec![cols, rows],
-            format: if format.row_bytes(cols).is_some() { format } else { Format::F16 },
-            mean: 0.0,
-            std: 1.0 / (cols as f32).sqrt(),
-        }
+        let format = mix.format(&name, cols, shape.layers, shape.heads / shape.kv_heads);
+        Tensor { name, dims: vec![cols, rows], format, mean: 0.0, std: 1.0 / (cols as f32).sqrt() }
     };
     let norm = |name: String| Tensor { name, dims: vec![d_model], format: Format::F32, mean: 1.0, std: 0.1 };
 
@@ -420,6 +416,9 @@ mod tests {
             let gguf = from_bytes(synth.write(Vec::new(), |_| ()).unwrap()).unwrap();
             let config = Config::new(&gguf).unwrap();
             assert_eq!((config.n_heads, config.n_kv_heads, config.vocab), (8, 2, 500), "{format}");
+            assert_eq!(gguf.u32("general.quantization_version").unwrap(), 2);
+            let file_type = Mix::All(format).file_type();
+            assert_eq!(gguf.opt_u32("general.file_type").unwrap(), file_type, "{format}");
             let weights = Weights::load(&gguf, &config).unwrap();
             assert_eq!(weights.output.matrix().format(), format);
             let mut row = vec![0.0; 256];
@@ -435,21 +434,37 @@ mod tests {
 
     #[test]
     fn shapes_have_the_sizes_of_the_real_models() {
-        // Parameters as published; sizes of the 7B in Q4_0 (all matrices of one format) and of its
-        // published file in Q4_K_M.
-        let synth = |name: &str, format| {
-            let spec = Spec { shape: Shape::from_name(name).unwrap(), format, seed: 1 };
-            Synth::new(&spec).unwrap()
-        };
+        // Parameters as published; sizes of the 7B in Q4_0 (all matrices of one format), and of published
+        // files in llama.cpp's mixes (those of the 13B are rounded to 10 MB, of the 70B to 100 MB).
+        let all = |name: &str, mix| tensors(&Shape::from_name(name).unwrap(), mix);
         for (name, expected) in [("7b", 6.74), ("13b", 13.02), ("34b", 33.74), ("70b", 68.98), ("1.1b", 1.10)]
         {
-            let weights: usize = synth(name, Format::Q4_0.into()).tensors().iter().map(Tensor::weights).sum();
+            let weights: usize = all(name, Format::Q4_0.into()).iter().map(Tensor::weights).sum();
             let found = weights as f64 / 1e9;
             assert!((found - expected).abs() < 0.006, "{name}: {found}");
         }
-        for (format, expected) in [(Format::Q4_0.into(), 3.791e9), (Mix::Q4_K_M, 4.081e9)] {
-            let found = synth("7B", format).file_bytes() as f64;
-            assert!((found / expected - 1.0).abs() < 1e-3, "{format}: {found}");
+        for (name, format, expected) in [
+            ("7B", Format::Q4_0.into(), 3.791e9),
+            ("7B", Mix::Q4_K_M, 4.081e9),
+            ("13B", Mix::Q3_K_S, 5.66e9),
+            ("13B", Mix::Q3_K_M, 6.34e9),
+            ("13B", Mix::Q3_K_L, 6.93e9),
+            ("13B", Mix::Q4_K_S, 7.42e9),
+            ("13B", Mix::Q4_K_M, 7.866e9),
+            ("13B", Mix::Q5_K_S, 8.97e9),
+            ("13B", Mix::Q5_K_M, 9.23e9),
+            ("70B", Mix::Q3_K_S, 29.9e9),
+            ("70B", Mix::Q3_K_M, 33.3e9),
+            ("70B", Mix::Q3_K_L, 36.1e9),
+            ("70B", Mix::Q4_K_S, 39.2e9),
+            ("70B", Mix::Q4_K_M, 41.4e9),
+            ("70B", Mix::Q5_K_S, 47.5e9),
+            ("70B", Mix::Q5_K_M, 48.8e9),
+        ] {
+            let bytes = |t: &Tensor| t.format.row_bytes(t.weights()).unwrap();
+            let found = all(name, format).iter().map(bytes).sum::<usize>() as f64; // a header has 0.7e6
+            let rounding = if name == "70B" { 0.06e9 } else { 0.006e9 };
+            assert!((found - expected).abs() < rounding, "{name} {format}: {found}");
         }
     }
 

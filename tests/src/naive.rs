@@ -135,8 +135,7 @@ impl Naive {
     /// # Panics
     /// If a token is not in the vocabulary.
     pub fn logits_with(&self, tokens: &[u32], rounding: Rounding) -> Vec<Vec<f64>> {
-        let mut run = self.start(rounding);
-        tokens.iter().map(|&token| run.forward(token)).collect()
+        self.start(rounding).forward(tokens)
     }
 
     /// The logits after each of the tokens, and how far an engine may be from them. Takes nine runs.
@@ -194,11 +193,10 @@ impl Naive {
     /// If the prompt is empty or a token is not in the vocabulary.
     pub fn greedy(&self, prompt: &[u32], steps: usize) -> Vec<u32> {
         let mut run = self.start(Rounding::Exact);
-        let mut logits = Vec::new();
-        prompt.iter().for_each(|&token| logits = run.forward(token));
+        let mut logits = run.forward(prompt);
         let step = |_| {
-            let [(token, _), _] = top_two(&logits);
-            logits = run.forward(token);
+            let [(token, _), _] = top_two(&logits[logits.len() - 1]);
+            logits = run.forward(&[token]);
             token
         };
         (0..steps).map(step).collect()
@@ -231,30 +229,36 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Appends a token; the logits of the next one.
+    /// Appends tokens; the logits after each of them.
     ///
     /// # Panics
-    /// If the token is not in the vocabulary.
-    pub fn forward(&mut self, token: u32) -> Vec<f64> {
+    /// If a token is not in the vocabulary.
+    pub fn forward(&mut self, tokens: &[u32]) -> Vec<Vec<f64>> {
         let (model, rounding) = (self.model, self.rounding);
-        let rotate = |x: Vec<f64>| -> Vec<f64> {
-            x.chunks(model.heads.dim).flat_map(|head| model.rope.rotate(head, self.position)).collect()
+        let Heads { query, kv, dim, .. } = model.heads;
+        let rotate = |x: Vec<f64>, heads: usize| -> Vec<f64> {
+            let head = |(i, head)| model.rope.rotate(head, self.position + i / heads);
+            x.chunks(dim).enumerate().flat_map(head).collect()
         };
-        let mut x = model.embedding.row(token as usize);
+        let norm = |x: &[f64], weight: &[f64]| -> Vec<f64> {
+            x.chunks(weight.len()).flat_map(|x| oracle::rmsnorm(x, weight, model.eps)).collect()
+        };
+        let row = |&token: &u32| model.embedding.row(token as usize);
+        let mut x: Vec<f64> = tokens.iter().flat_map(row).collect(); // [token][feature], as all below
         for (layer, (keys, values)) in model.layers.iter().zip(&mut self.cache) {
-            let xn = oracle::rmsnorm(&x, &layer.attn_norm, model.eps);
-            let q = rotate(layer.attn_q.apply(&xn, rounding));
-            keys.extend(rounding.cached(&rotate(layer.attn_k.apply(&xn, rounding))));
+            let xn = norm(&x, &layer.attn_norm);
+            let q = rotate(layer.attn_q.apply(&xn, rounding), query);
+            keys.extend(rounding.cached(&rotate(layer.attn_k.apply(&xn, rounding), kv)));
             values.extend(rounding.cached(&layer.attn_v.apply(&xn, rounding)));
-            let attended =
-                oracle::attention(&rounding.floats(&q, model.heads.dim), keys, values, model.heads);
+            let attended = oracle::attention(&rounding.floats(&q, dim), keys, values, model.heads);
             add(&mut x, &layer.attn_output.apply(&attended, rounding));
-            let xn = oracle::rmsnorm(&x, &layer.ffn_norm, model.eps);
+            let xn = norm(&x, &layer.ffn_norm);
             let (gate, up) = (layer.ffn_gate.apply(&xn, rounding), layer.ffn_up.apply(&xn, rounding));
             add(&mut x, &layer.ffn_down.apply(&oracle::swiglu(&gate, &up), rounding));
         }
-        self.position += 1;
-        model.output.apply(&oracle::rmsnorm(&x, &model.output_norm, model.eps), rounding)
+        self.position += tokens.len();
+        let logits = model.output.apply(&norm(&x, &model.output_norm), rounding);
+        logits.chunks(model.output.rows().len()).map(<[f64]>::to_vec).collect()
     }
 }
 
@@ -345,7 +349,7 @@ impl Linear {
         Linear { cols, weights, int8: tensor.format().block_len() > 1 }
     }
 
-    fn rows(&self) -> impl Iterator<Item = Vec<f64>> {
+    fn rows(&self) -> impl ExactSizeIterator<Item = Vec<f64>> {
         self.weights.chunks_exact(self.cols).map(widen)
     }
 
@@ -353,12 +357,32 @@ impl Linear {
         widen(&self.weights[index * self.cols..(index + 1) * self.cols])
     }
 
+    /// The inner products of every row with the activations of every token.
     fn apply(&self, x: &[f64], rounding: Rounding) -> Vec<f64> {
-        assert_eq!(x.len(), self.cols, "length of a row");
-        let x = rounding.activations(x, self.int8);
-        self.rows().map(|row| dot(&row, &x)).collect()
+        assert!(x.len().is_multiple_of(self.cols), "length of a row");
+        let (tokens, rows) = (x.len() / self.cols, self.weights.len() / self.cols);
+        let mut y = vec![0.0; tokens * rows];
+        for (x, y) in x.chunks(TILE * self.cols).zip(y.chunks_mut(TILE * rows)) {
+            // Tokens side by side: the sums of one do not wait for each other, and each is in the order of `dot`.
+            let mut columns = vec![[0.0; TILE]; self.cols];
+            for (t, x) in x.chunks_exact(self.cols).enumerate() {
+                let x = rounding.activations(x, self.int8);
+                columns.iter_mut().zip(x).for_each(|(column, x)| column[t] = x);
+            }
+            for (r, row) in self.weights.chunks_exact(self.cols).enumerate() {
+                let mut sums = [0.0; TILE];
+                for (&w, column) in row.iter().zip(&columns) {
+                    sums.iter_mut().zip(column).for_each(|(sum, x)| *sum += f64::from(w) * x);
+                }
+                y.iter_mut().skip(r).step_by(rows).zip(sums).for_each(|(y, sum)| *y = sum);
+            }
+        }
+        y
     }
 }
+
+/// Tokens that are multiplied by a matrix at once.
+const TILE: usize = 16;
 
 fn vector(gguf: &Gguf, name: &str) -> Vec<f64> {
     let tensor = gguf.tensor(name).unwrap_or_else(|| panic!("tensor \"{name}\" is missing"));

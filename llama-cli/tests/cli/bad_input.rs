@@ -38,24 +38,35 @@ fn truncated_files() {
 fn tensors_that_are_not_what_the_model_needs() {
     let fixture = Fixture::new();
     let name = "blk.1.ffn_gate.weight";
-    // After the name: the number of dimensions (u32), two of them (u64), the type (u32).
-    let unknown = fixture.changed(|bytes| {
-        let at = after_name(bytes, name) + 4 + 16;
-        bytes[at..at + 4].copy_from_slice(&99u32.to_le_bytes());
-    });
-    assert_refused(&run(&unknown), name);
-
     let missing = fixture.changed(|bytes| {
         let at = after_name(bytes, name);
         bytes[at - 1] = b'T';
     });
     assert_refused(&run(&missing), name);
 
+    // After the name: the number of dimensions (u32), two of them (u64), the type (u32).
     let misshapen = fixture.changed(|bytes| {
         let at = after_name(bytes, name) + 4 + 8;
         bytes[at..at + 8].copy_from_slice(&95u64.to_le_bytes());
     });
     assert_refused(&run(&misshapen), name);
+}
+
+#[test]
+fn tensors_of_formats_that_are_retired_or_unknown() {
+    let fixture = Fixture::new();
+    let name = "blk.1.ffn_gate.weight";
+    for id in [4u32, 5, 31, 32, 33, 36, 37, 38, 9, 99, u32::MAX] {
+        let path = fixture.changed(|bytes| {
+            let at = after_name(bytes, name) + 4 + 16;
+            bytes[at..at + 4].copy_from_slice(&id.to_le_bytes());
+        });
+        for command in [&["run", "-n", "1"][..], &["inspect"]] {
+            let refused = output(&[command, &["-m", &path]].concat());
+            assert_refused(&refused, &format!("tensor \"{name}\""));
+            assert!(stderr(&refused).ends_with(&format!("found type id {id}\n")), "{}", stderr(&refused));
+        }
+    }
 }
 
 #[test]

@@ -298,6 +298,35 @@ fn faults_of_a_header_name_the_place() {
 }
 
 #[test]
+fn type_ids_that_are_retired_or_unknown_are_named() {
+    let mut header = Writer::new();
+    header.tensor("tensor", &[256], Format::F32).unwrap();
+    let file = complete(&header);
+    // The tensor's description begins behind magic, version and two counts: name, count, one dimension.
+    let at = 24 + 8 + "tensor".len() + 4 + 8;
+    // 4, 5, 31 to 33 and 36 to 38 were formats once; 9 and 24 to 28 are no formats of weights.
+    for id in (0..=300).chain([1 << 16, 1 << 31, u32::MAX]) {
+        let mut file = file.clone();
+        file[at..at + 4].copy_from_slice(&id.to_le_bytes());
+        let read = from_bytes(file).map(|gguf| gguf.tensors()[0].format());
+        match Format::from_id(id) {
+            Some(format) => assert!(read.is_ok_and(|found| found == format), "{id} is {format}"),
+            None => {
+                let message = read.unwrap_err().to_string();
+                assert!(
+                    message.starts_with("tensor \"tensor\" (byte 50): expected a type id among "),
+                    "{message}"
+                );
+                assert!(message.ends_with(&format!(", found type id {id}")), "{message}");
+            }
+        }
+    }
+    for retired in [4, 5, 31, 32, 33, 36, 37, 38] {
+        assert_eq!(Format::from_id(retired), None);
+    }
+}
+
+#[test]
 fn tensors_do_not_share_bytes() {
     let mut header = Writer::new();
     header.tensor("a", &[8], Format::F32).unwrap();

@@ -1,6 +1,6 @@
 //! Weight formats: how ggml stores a row of weights.
 //!
-//! A format is one file and one line in the registry below. The file holds the
+//! A format is one file, a `mod` and one line in the registry below. The file holds the
 //! block's byte layout (alignment 1, every bit pattern valid), [`Block::dequantize`]
 //! (the definition, written to be read), [`Block::quantize`] (the encoder, if any) and how the
 //! drivers take integers and scales out of it ([`IntegerBlock`]), or floats ([`FloatBlock`]).
@@ -36,35 +36,6 @@ mod q8_k;
 mod search;
 mod tq1_0;
 mod tq2_0;
-
-pub use bfloat16::BF16;
-pub use float16::F16;
-pub use float32::F32;
-pub use iq1_m::IQ1_M;
-pub use iq1_s::IQ1_S;
-pub use iq2_s::IQ2_S;
-pub use iq2_xs::IQ2_XS;
-pub use iq2_xxs::IQ2_XXS;
-pub use iq3_s::IQ3_S;
-pub use iq3_xxs::IQ3_XXS;
-pub use iq4_nl::IQ4_NL;
-pub use iq4_xs::IQ4_XS;
-pub use mxfp4::MXFP4;
-pub use nvfp4::NVFP4;
-pub use q1_0::Q1_0;
-pub use q2_k::Q2_K;
-pub use q3_k::Q3_K;
-pub use q4_0::Q4_0;
-pub use q4_1::Q4_1;
-pub use q4_k::Q4_K;
-pub use q5_0::Q5_0;
-pub use q5_1::Q5_1;
-pub use q5_k::Q5_K;
-pub use q6_k::Q6_K;
-pub use q8_0::Q8_0;
-pub use q8_k::Q8_K;
-pub use tq1_0::TQ1_0;
-pub use tq2_0::TQ2_0;
 
 use crate::simd::{LANES, SPAN, Scalar, Simd};
 
@@ -213,10 +184,12 @@ impl<const BITS: u32, const HALVES: bool, const MINS: bool> Lanes for Lane<BITS,
     const MINS: bool = MINS;
 }
 
-/// The registry: one line a format, `Variant = ggml type id, class`. Everything that
+/// The registry: one line a format, `file::Type = ggml type id, class`. Everything that
 /// depends on the list of formats is generated from here.
 macro_rules! registry {
-    ($($name:ident = $id:literal $class:ident),* $(,)?) => {
+    ($($file:ident::$name:ident = $id:literal $class:ident),* $(,)?) => {
+        $(pub use $file::$name;)*
+
         /// A tensor's storage format, named and numbered as in ggml.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
         #[allow(non_camel_case_types, reason = "ggml's own names")]
@@ -271,34 +244,34 @@ macro_rules! by_class {
 pub(crate) use by_class;
 
 registry! {
-    F32 = 0 float,
-    F16 = 1 float,
-    Q4_0 = 2 integer,
-    Q4_1 = 3 integer,
-    Q5_0 = 6 integer,
-    Q5_1 = 7 integer,
-    Q8_0 = 8 integer,
-    Q2_K = 10 integer,
-    Q3_K = 11 integer,
-    Q4_K = 12 integer,
-    Q5_K = 13 integer,
-    Q6_K = 14 integer,
-    Q8_K = 15 integer,
-    IQ2_XXS = 16 integer,
-    IQ2_XS = 17 integer,
-    IQ3_XXS = 18 integer,
-    IQ1_S = 19 integer,
-    IQ4_NL = 20 integer,
-    IQ3_S = 21 integer,
-    IQ2_S = 22 integer,
-    IQ4_XS = 23 integer,
-    IQ1_M = 29 integer,
-    BF16 = 30 float,
-    TQ1_0 = 34 integer,
-    TQ2_0 = 35 integer,
-    MXFP4 = 39 integer,
-    NVFP4 = 40 integer,
-    Q1_0 = 41 integer,
+    float32::F32 = 0 float,
+    float16::F16 = 1 float,
+    q4_0::Q4_0 = 2 integer,
+    q4_1::Q4_1 = 3 integer,
+    q5_0::Q5_0 = 6 integer,
+    q5_1::Q5_1 = 7 integer,
+    q8_0::Q8_0 = 8 integer,
+    q2_k::Q2_K = 10 integer,
+    q3_k::Q3_K = 11 integer,
+    q4_k::Q4_K = 12 integer,
+    q5_k::Q5_K = 13 integer,
+    q6_k::Q6_K = 14 integer,
+    q8_k::Q8_K = 15 integer,
+    iq2_xxs::IQ2_XXS = 16 integer,
+    iq2_xs::IQ2_XS = 17 integer,
+    iq3_xxs::IQ3_XXS = 18 integer,
+    iq1_s::IQ1_S = 19 integer,
+    iq4_nl::IQ4_NL = 20 integer,
+    iq3_s::IQ3_S = 21 integer,
+    iq2_s::IQ2_S = 22 integer,
+    iq4_xs::IQ4_XS = 23 integer,
+    iq1_m::IQ1_M = 29 integer,
+    bfloat16::BF16 = 30 float,
+    tq1_0::TQ1_0 = 34 integer,
+    tq2_0::TQ2_0 = 35 integer,
+    mxfp4::MXFP4 = 39 integer,
+    nvfp4::NVFP4 = 40 integer,
+    q1_0::Q1_0 = 41 integer,
 }
 pub(crate) use with_block;
 

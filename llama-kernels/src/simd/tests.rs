@@ -3,6 +3,7 @@
 use super::*;
 use crate::format::tests::unpack_agrees_with_dequantize;
 use crate::format::{Lane, Lanes};
+use crate::{available, run_on};
 use std::array::from_fn;
 use std::marker::PhantomData;
 
@@ -208,45 +209,35 @@ fn check_panels<S: Simd, L: Lanes>(s: S) {
     }
 }
 
-/// Checks one instruction set, if this CPU has it: its operations, and every format's use of them.
-fn check<S: Simd>() {
-    let Some(s) = S::new() else { return eprintln!("skipped: no {} here", S::NAME) };
-    for (expected, found) in Scalar.run(Halves).into_iter().zip(s.run(Halves)) {
-        assert_eq!(expected, found, "{}", S::NAME);
-    }
-    check_panels::<S, Lane<4, false, false>>(s);
-    check_panels::<S, Lane<5, false, false>>(s);
-    check_panels::<S, Lane<6, false, false>>(s);
-    check_panels::<S, Lane<8, false, false>>(s);
-    for seed in 0..200 {
-        let expected = Scalar.run(All { seed });
-        let found = s.run(All { seed });
-        for ((name, expected), (_, found)) in expected.iter().zip(&found) {
-            assert_eq!(expected, found, "{} of {}, seed {seed}", name, S::NAME);
+/// Checks one instruction set: its operations, and every format's use of them.
+struct Check;
+
+impl Kernel for Check {
+    type Out = ();
+
+    // Not inlined: the kernels that it runs are compiled with the features, this need not be.
+    fn call<S: Simd>(self, s: S) {
+        for (expected, found) in Scalar.run(Halves).into_iter().zip(s.run(Halves)) {
+            assert_eq!(expected, found, "{}", S::NAME);
         }
+        check_panels::<S, Lane<4, false, false>>(s);
+        check_panels::<S, Lane<5, false, false>>(s);
+        check_panels::<S, Lane<6, false, false>>(s);
+        check_panels::<S, Lane<8, false, false>>(s);
+        for seed in 0..200 {
+            let expected = Scalar.run(All { seed });
+            let found = s.run(All { seed });
+            for ((name, expected), (_, found)) in expected.iter().zip(&found) {
+                assert_eq!(expected, found, "{} of {}, seed {seed}", name, S::NAME);
+            }
+        }
+        unpack_agrees_with_dequantize(s);
     }
-    unpack_agrees_with_dequantize(s);
 }
 
 #[test]
-fn scalar() {
-    check::<Scalar>();
-}
-
-#[cfg(target_arch = "x86_64")]
-#[test]
-fn x86() {
-    check::<Avx2<false>>();
-    check::<Avx2<true>>();
-    check::<Avx512<{ avx512::BASE }>>();
-    check::<Avx512<{ avx512::VNNI }>>();
-    check::<Avx512<{ avx512::AMX }>>();
-}
-
-#[cfg(target_arch = "aarch64")]
-#[test]
-fn arm() {
-    check::<Neon<{ neon::BASE }>>();
-    check::<Neon<{ neon::DOTPROD }>>();
-    check::<Neon<{ neon::I8MM }>>();
+fn every_instruction_set_of_this_cpu() {
+    for isa in available() {
+        run_on(isa, Check).expect("it is available");
+    }
 }
