@@ -48,6 +48,10 @@ impl Cpu {
     /// More threads than any machine has.
     pub const MAX_THREADS: usize = 1024;
 
+    /// Batches of up to this many tokens go through kernels that read each row of weights where it lies;
+    /// larger ones through kernels that unpack panels of rows.
+    pub const FEW_TOKENS: usize = Acts::ROWS_MAX;
+
     /// Starts the threads.
     ///
     /// # Errors
@@ -383,8 +387,8 @@ impl Ops<'_> {
         );
         let Some(features) = qkv.len().checked_div(tokens) else { return };
         let own = heads * (key_dim + value_dim);
-        assert!(qkv.len() == tokens * features && own <= features, "{own} keys and values within {features}");
         let _span = self.span(|| Work::push_kv(tokens * own, kv, tokens));
+        assert!(qkv.len() == tokens * features && own <= features, "{own} keys and values within {features}");
         let first_value = features - heads * value_dim;
         let first_key = features - own;
         let (keys, values) = (Parts::new(&mut kv.keys), Parts::new(&mut kv.values));
