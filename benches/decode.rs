@@ -1,8 +1,9 @@
 //! Tokens per second of a model of TinyLlama's size, one at a time: generation without sampling.
 
-use llama_benches::{Figure, cold_memory, cpus, criterion, label, measure, stream};
+use llama_benches::{Figure, PROBE, cold_memory, cpus, criterion, label, measure};
 use llama_core::synth::{Shape, Spec, Synth};
 use llama_core::{Model, Options, Token};
+use llama_kernels::limits::stream;
 use llama_kernels::{Cpu, Format, available};
 use llama_tests::close::Answer;
 use llama_tests::naive::Naive;
@@ -32,7 +33,8 @@ fn main() {
                 check(&subject.model, answers, &cpu);
 
                 let model = &large.model;
-                let ceiling = stream(&memory, cpu.threads()) / model.weights().bytes_per_token() as f64;
+                let ceiling =
+                    stream(&memory, cpu.threads(), PROBE) / model.weights().bytes_per_token() as f64;
                 let limit = "reading the weights from memory";
                 let figure = Figure { amount: 1.0, unit: "tokens/s", ceiling: Some(ceiling), limit };
                 let options = Options::default().context(1024).cpu(cpu.clone());

@@ -1,8 +1,7 @@
 //! 512 tokens through a 4096 x 4096 matrix: the work of a prompt.
 
-use llama_benches::{
-    Figure, check, cpus, criterion, float_peak, integer_peak, label, measure, product, repeat, weights,
-};
+use llama_benches::{Figure, PROBE, check, cpus, criterion, label, measure, product, repeat, weights};
+use llama_kernels::limits::{float_peak, integer_peak, tile_peak};
 use llama_kernels::{Format, Matrix, default_threads};
 use llama_tests::shapes::Data;
 use std::cell::LazyCell;
@@ -27,10 +26,11 @@ fn main() {
 
                 let (isa, threads) = (cpu.isa(), cpu.threads());
                 let (peak, limit) = match format.is_integer() {
-                    false => (float_peak(isa, threads), "the ISA's multiply-adds"),
-                    // No operation of a kernel's vocabulary is as fast as they are.
-                    true if isa == "amx" => (None, "AMX's tiles"),
-                    true => (integer_peak(isa, threads), "the ISA's integer dot products"),
+                    false => (float_peak(isa, threads, PROBE), "the ISA's multiply-adds"),
+                    true => match tile_peak(isa, threads, PROBE) {
+                        Some(peak) => (Some(peak), "the ISA's matrix tiles"),
+                        None => (integer_peak(isa, threads, PROBE), "the ISA's integer dot products"),
+                    },
                 };
                 let figure = Figure::compute(2.0 * (tokens * ROWS * COLS) as f64, peak, limit);
                 (figure, move |n| repeat(cpu, n, |ops| ops.matmul(&mut y, &[w], &x)))

@@ -6,11 +6,8 @@
 //! Limits are measured anew right before each benchmark, because a shared machine changes its speed
 //! from minute to minute: compare the shares, not the figures.
 
-mod limits;
-
-pub use limits::{copy, float_peak, integer_peak, round_trips, stream};
-
 use criterion::Criterion;
+use llama_kernels::limits::stream;
 use llama_kernels::{Cpu, CpuOptions, Format, Matrix, Ops, available, default_threads};
 use llama_tests::close::{self, Activations, Answer};
 use llama_tests::shapes::Data;
@@ -19,6 +16,9 @@ use std::time::{Duration, Instant};
 
 /// Samples of a benchmark: criterion's minimum.
 const SAMPLES: usize = 10;
+
+/// How long a limit is measured, right before the benchmark that it is put beside.
+pub const PROBE: Duration = Duration::from_millis(100);
 
 /// Bytes that no last-level cache holds.
 const COLD: usize = 1 << 30;
@@ -63,7 +63,7 @@ pub struct Figure {
 impl Figure {
     /// `bytes` read from memory by `threads` threads; `memory` is what the limit is measured on.
     pub fn read(bytes: usize, memory: &[u8], threads: usize) -> Figure {
-        let ceiling = Some(stream(memory, threads) / 1e9);
+        let ceiling = Some(stream(memory, threads, PROBE) / 1e9);
         Figure { amount: bytes as f64 / 1e9, unit: "GB/s", ceiling, limit: "reading memory" }
     }
 

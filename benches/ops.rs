@@ -2,8 +2,9 @@
 
 use criterion::Criterion;
 use llama_benches::{
-    Cold, Figure, check, cold_memory, copy, cpus, criterion, float_peak, label, measure, product, repeat,
+    Cold, Figure, PROBE, check, cold_memory, cpus, criterion, label, measure, product, repeat,
 };
+use llama_kernels::limits::{copy, float_peak};
 use llama_kernels::{Cpu, Format, KvLayer, rope_table};
 use llama_tests::close;
 use llama_tests::oracle::{Heads, Rope};
@@ -142,7 +143,7 @@ fn attention_of_many(c: &mut Criterion, cpu: &Cpu) {
         // Two products, each a multiplication and an addition, for every pair of positions.
         let pairs = TOKENS * (TOKENS + 1) / 2;
         let operations = (4 * pairs * HEADS.query * HEADS.dim) as f64;
-        let peak = float_peak(cpu.isa(), cpu.threads());
+        let peak = float_peak(cpu.isa(), cpu.threads(), PROBE);
         let work = move |n| repeat(cpu, n, |ops| ops.attention(&mut y, &qkv, &layer, HEADS.query, TOKENS, 0));
         (Figure::compute(operations, peak, "the ISA's multiply-adds"), work)
     });

@@ -1,6 +1,7 @@
 //! What it costs to hand work to the threads: per operation (a split) and per forward (a region).
 
-use llama_benches::{Figure, criterion, measure, repeat, round_trips};
+use llama_benches::{Figure, criterion, measure, repeat};
+use llama_kernels::limits::round_trips;
 use llama_kernels::{Cpu, CpuOptions};
 
 fn main() {

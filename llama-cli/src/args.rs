@@ -3,6 +3,7 @@
 //! Names and defaults are those that llama.cpp's users know. Ranges are checked here, so that a
 //! wrong number is a usage error (exit code 2) and the rest of the program need not look again.
 
+use crate::list::{List, list, pair};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llama_core::Mix;
@@ -34,9 +35,16 @@ pub(crate) enum Command {
     Tokenize(Tokenize),
     /// Measure the speed of prompts (pp) and of generation (tg)
     ///
-    /// A row gives the median of the repetitions, their median distance from it, and the slowest and
-    /// fastest of them, in tokens per second.
+    /// The flags are those of llama-bench. A row gives the mean of the repetitions and their standard
+    /// deviation, in tokens per second; neither tokenization nor sampling is part of them.
+    ///
+    /// Lists are written with commas or repeated flags, and ranges as 1-8, 1-8+2 (steps of 2) or 1-8*2
+    /// (doubling).
     Bench(Bench),
+    /// Show what this machine has, what is chosen and why, and what to expect of it
+    ///
+    /// Takes about three seconds, in which the speed of memory and arithmetic is measured.
+    Doctor(Doctor),
     /// Write a model of a real shape with random weights
     Synth(Synth),
 }
@@ -153,33 +161,104 @@ pub(crate) struct Tokenize {
     pub(crate) json: bool,
 }
 
+/// Where a value is a list, commas and repeated flags add values, and a range is `1-8`, `1-8+2` or `1-8*2`.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// The GGUF file [default: a tiny synthetic model, written to a temporary directory]
+    /// A GGUF file (of a split model, its first part); several by repeating the flag [default: a tiny
+    /// synthetic model, written to a temporary directory]
     #[arg(short, long, value_name = "FILE")]
-    pub(crate) model: Option<PathBuf>,
-    /// Tokens of the prompt test; 0: skip it
-    #[arg(short = 'p', long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(..=1 << 20))]
-    pub(crate) n_prompt: u32,
-    /// Tokens of the generation test; 0: skip it
-    #[arg(short, long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(..=1 << 20))]
-    pub(crate) n_gen: u32,
+    pub(crate) model: Vec<PathBuf>,
+    /// Tokens of the prompt tests (pp); 0: none
+    #[arg(short = 'p', long, value_name = "LIST", default_value = "512", value_parser = list(0..=MAX_TOKENS))]
+    pub(crate) n_prompt: Vec<List>,
+    /// Tokens of the generation tests (tg); 0: none
+    #[arg(short, long, value_name = "LIST", default_value = "128", value_parser = list(0..=MAX_TOKENS))]
+    pub(crate) n_gen: Vec<List>,
+    /// A test of a prompt and the generation after it, also spelled -pg; several by repeating the flag
+    #[arg(long, value_name = "PP,TG", value_parser = pair)]
+    pub(crate) pg: Vec<(u32, u32)>,
+    /// Tokens that the context holds before each test
+    #[arg(short = 'd', long, value_name = "LIST", default_value = "0", value_parser = list(0..=MAX_TOKENS))]
+    pub(crate) n_depth: Vec<List>,
+    /// Tokens of a prompt that are handed over at once
+    #[arg(short, long, value_name = "LIST", default_value = "2048", value_parser = list(1..=MAX_TOKENS))]
+    pub(crate) batch_size: Vec<List>,
+    /// Tokens that go through the model at once, also spelled -ub
+    #[arg(long, value_name = "LIST", default_value = "512", value_parser = list(1..=MAX_TOKENS))]
+    pub(crate) ubatch_size: Vec<List>,
+    /// Types of the cached keys, also spelled -ctk
+    #[arg(long, value_name = "LIST", default_value = "f16", value_delimiter = ',', ignore_case = true,
+          value_parser = PossibleValuesParser::new(CACHE_TYPES))]
+    pub(crate) cache_type_k: Vec<String>,
+    /// Types of the cached values, also spelled -ctv
+    #[arg(long, value_name = "LIST", default_value = "f16", value_delimiter = ',', ignore_case = true,
+          value_parser = PossibleValuesParser::new(CACHE_TYPES))]
+    pub(crate) cache_type_v: Vec<String>,
+    /// Threads [default: the physical cores that this process may use]
+    #[arg(short, long, value_name = "LIST", value_parser = list(1..=Cpu::MAX_THREADS as u32))]
+    pub(crate) threads: Vec<List>,
+    /// Instruction sets; all: each that this machine has [default: the best of them]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) isa: Vec<String>,
     /// Repetitions, after one that does not count
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repetitions: u32,
-    #[command(flatten)]
-    pub(crate) compute: Compute,
-    /// How to print the rows
+    /// Seconds to wait before each test
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=86400))]
+    pub(crate) delay: u32,
+    /// Leave out the repetition that does not count
+    #[arg(long)]
+    pub(crate) no_warmup: bool,
+    /// Say on standard error what is being measured
+    #[arg(long)]
+    pub(crate) progress: bool,
+    /// Add the minimum, median and 95th percentile of the speed, the time to the first token, the 95th
+    /// percentile of a token's time, the time to load and the peak of memory to the Markdown table
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Add the shares of the memory's bandwidth (MBU) and of the arithmetic's peak (MFU) to the Markdown
+    /// table, and show after it what each operation costs, from one more repetition
+    #[arg(long)]
+    pub(crate) roofline: bool,
+    /// Add the ratio to the speeds of an earlier run, a file that `-o json` or `-o jsonl` wrote; equal
+    /// model, test, backend, threads, batches and cache types belong together
+    #[arg(long, value_name = "FILE")]
+    pub(crate) compare: Option<PathBuf>,
+    /// How to print the results
     #[arg(short, long, value_enum, default_value_t = Table::Md)]
     pub(crate) output: Table,
+    /// How to print them to standard error as well, also spelled -oe [default: not at all]
+    #[arg(long, value_enum)]
+    pub(crate) output_err: Option<Table>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+/// Tokens of a test.
+const MAX_TOKENS: u32 = 1 << 20;
+
+/// What keys and values can be cached as.
+const CACHE_TYPES: [&str; 1] = ["f16"];
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Table {
+    /// Comma-separated values, with a line of names
+    Csv,
+    /// A JSON array of objects
+    Json,
+    /// A JSON object a line
+    Jsonl,
     /// A Markdown table
     Md,
-    /// A JSON array
-    Json,
+    /// SQL that creates a table and fills it
+    Sql,
+}
+
+#[derive(Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args)]
@@ -230,20 +309,28 @@ pub(crate) fn parse() -> Cli {
     Cli::parse_from(spelled_out(std::env::args_os()))
 }
 
-/// Replaces `-ub`, which clap would read as `-u b`, by its long name; a prompt and what follows
-/// `--` are left alone.
+/// Flags of llama.cpp that clap would read as several of one letter each, and their long names; the last
+/// of them only in `bench`.
+const TWO_LETTERS: [(&str, &str); 3] =
+    [("-ub", "--ubatch-size"), ("-ctk", "--cache-type-k"), ("-ctv", "--cache-type-v")];
+const TWO_LETTERS_OF_BENCH: [(&str, &str); 2] = [("-pg", "--pg"), ("-oe", "--output-err")];
+
+/// Replaces these flags by their long names; a prompt and what follows `--` are left alone.
 fn spelled_out(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut out: Vec<OsString> = Vec::new();
     for arg in args {
         let is_value = out.last().is_some_and(|last| last == "-p" || last == "--prompt")
             || out.iter().any(|earlier| earlier == "--");
-        match arg.to_str() {
-            Some("-ub") if !is_value => out.push("--ubatch-size".into()),
-            Some(text) if !is_value && text.starts_with("-ub=") => {
-                out.push(text.replacen("-ub", "--ubatch-size", 1).into());
-            }
-            _ => out.push(arg),
-        }
+        let of_bench = match out.get(1) {
+            Some(command) if command == "bench" => &TWO_LETTERS_OF_BENCH[..],
+            _ => &[],
+        };
+        let long = arg.to_str().filter(|_| !is_value).and_then(|text| {
+            let (flag, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+            let (_, long) = TWO_LETTERS.iter().chain(of_bench).find(|(short, _)| *short == flag)?;
+            Some(OsString::from(format!("{long}{value}")))
+        });
+        out.push(long.unwrap_or(arg));
     }
     out
 }
@@ -278,6 +365,63 @@ mod tests {
         }
     }
 
+    fn bench(args: &[&str]) -> Result<Bench, clap::Error> {
+        let args = ["llama", "bench"].iter().chain(args).map(OsString::from);
+        match Cli::try_parse_from(spelled_out(args))?.command {
+            Command::Bench(bench) => Ok(bench),
+            _ => unreachable!("the arguments start with `bench`"),
+        }
+    }
+
+    #[test]
+    fn defaults_of_bench_are_those_of_llama_bench() {
+        let bench = bench(&[]).unwrap();
+        let flat = |lists: &[List]| List::flat(lists);
+        assert_eq!((flat(&bench.n_prompt), flat(&bench.n_gen)), (vec![512], vec![128]));
+        assert_eq!((flat(&bench.n_depth), flat(&bench.batch_size)), (vec![0], vec![2048]));
+        assert_eq!((flat(&bench.ubatch_size), bench.repetitions, bench.delay), (vec![512], 5, 0));
+        assert_eq!(
+            (&bench.cache_type_k[..], &bench.cache_type_v[..]),
+            (&["f16".into()][..], &["f16".into()][..])
+        );
+        assert!(bench.pg.is_empty() && bench.isa.is_empty() && bench.threads.is_empty());
+        assert_eq!((bench.output, bench.output_err), (Table::Md, None));
+    }
+
+    #[test]
+    fn lists_and_ranges_add_up_and_replace_the_default() {
+        let args = ["-p", "0,64", "-p", "128", "-t", "1-4", "-ub=8-64*2", "-pg", "16,4", "-pg", "32,8", "-d"];
+        let bench = bench(
+            &[&args[..], &["0,512", "-oe", "jsonl", "--isa", "avx2,scalar", "-ctk", "f16,F16"]].concat(),
+        );
+        let bench = bench.unwrap();
+        assert_eq!(List::flat(&bench.n_prompt), [0, 64, 128]);
+        assert_eq!(List::flat(&bench.threads), [1, 2, 3, 4]);
+        assert_eq!(List::flat(&bench.ubatch_size), [8, 16, 32, 64]);
+        assert_eq!((&bench.pg[..], List::flat(&bench.n_depth)), (&[(16, 4), (32, 8)][..], vec![0, 512]));
+        assert_eq!((bench.output_err, bench.isa.len(), bench.cache_type_k.len()), (Some(Table::Jsonl), 2, 2));
+    }
+
+    #[test]
+    fn what_llama_bench_has_for_other_machines_is_refused() {
+        for bad in [
+            &["-ngl", "99"][..],
+            &["--numa", "distribute"],
+            &["-p", "8-1"],
+            &["-p", "1048577"],
+            &["-t", "0"],
+            &["-t", "0-4"],
+            &["-b", "0"],
+            &["-ub", "a"],
+            &["-pg", "16"],
+            &["-ctk", "q9"],
+            &["-o", "xml"],
+            &["--delay", "-1"],
+        ] {
+            assert!(bench(bad).is_err(), "{bad:?}");
+        }
+    }
+
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
@@ -304,6 +448,7 @@ mod tests {
     fn ub_is_rewritten_only_where_it_is_a_flag() {
         assert_eq!(run(&["-ub=8"]).unwrap().ubatch_size, 8);
         assert_eq!(run(&["-p", "-ub"]).unwrap().text.prompt.as_deref(), Some("-ub"));
+        assert_eq!(run(&["-pg"]).unwrap().text.prompt.as_deref(), Some("g"));
     }
 
     #[test]

@@ -1,61 +1,269 @@
-//! `llama bench`: tokens per second of prompts (pp) and of generation (tg).
+//! `llama bench`: tokens per second of prompts (pp), of generation (tg) and of both, as llama-bench measures
+//! them, and what the machine could do.
 //!
-//! Both tests start from an empty context. A prompt is one call of `forward`, generation is one call
-//! a token, without sampling: what is measured is the model.
+//! A prompt is handed to the model in pieces, a generation token by token, without sampling: what is
+//! measured is the model. A test at a depth starts from a context that is filled once. Between the
+//! repetitions a short [canary](ceiling::Canary) tells whether the machine is quiet, and measures the
+//! bandwidth that the results are put beside.
 
-use crate::args::{Bench, Table};
+mod ceiling;
+mod compare;
+mod figures;
+mod print;
+mod roofline;
+mod row;
+mod run;
+
+pub(crate) use self::print::scaled;
+
+use self::ceiling::{Canary, Cost};
+use self::compare::Earlier;
+use self::print::Report;
+use self::roofline::Recorded;
+use self::row::{Row, Setting, Subject};
+use self::run::{Depth, Test};
+use crate::args::Bench;
 use crate::failure::Failure;
-use crate::output::{note, print, printable};
-use crate::{interrupt, load};
+use crate::list::List;
+use crate::output::{note, printable};
+use crate::{interrupt, load, machine};
 use llama_core::synth::{Shape, Spec, Synth};
-use llama_core::{Model, Options, Session, Token};
-use llama_kernels::Format;
-use serde_json::json;
+use llama_core::{Model, Options, Plan};
+use llama_kernels::{Cpu, CpuOptions, Format, available, default_threads};
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// Changes of the machine's speed beyond this share of it are worth a warning.
+const QUIET: f64 = 0.1;
 
 pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
     let cancel = interrupt::watch()?;
+    let earlier = args.compare.as_deref().map(Earlier::read).transpose()?;
+    let settings = settings(args)?;
     // Holds the directory until the end, when it is removed.
-    let (path, _directory) = match &args.model {
-        Some(path) => (path.clone(), None),
-        None => tiny_model().map(|(path, directory)| (path, Some(directory)))?,
+    let (paths, _directory) = match &args.model[..] {
+        [] => tiny_model().map(|(path, directory)| (vec![path], Some(directory)))?,
+        paths => (paths.to_vec(), None),
     };
-    let cpu = args.compute.cpu()?;
-    let model = load::model(&path)?;
-    let context = args.n_prompt.max(args.n_gen).max(1) as usize;
-    let options = Options::default().cpu(cpu.clone()).cancel(cancel).context(context);
-    let mut session = model.session(options)?;
-    let subject = Subject {
-        model: name(&model)?,
-        size: model.gguf().tensors().iter().map(|t| t.size() as u64).sum(),
-        params: model.weights().parameters(),
-        backend: cpu.isa(),
-        threads: cpu.threads(),
-    };
+    let tests = tests(args);
+    let mut report = Report::new(args);
+    let total = paths.len() * settings.len() * tests.len();
+    let mut measurement = Measurement { args, cancel, earlier, buffer: OnceCell::new(), done: 0, total };
+    let result = paths.iter().try_for_each(|path| measurement.model(path, &settings, &tests, &mut report));
+    report.end(result.is_err())?;
+    result
+}
 
-    let mut rows = Vec::new();
-    for test in [Test::Prompt(args.n_prompt), Test::Generation(args.n_gen)] {
-        if test.tokens() == 0 {
-            continue;
+/// Every combination, in llama-bench's order.
+fn settings(args: &Bench) -> Result<Vec<Setting>, Failure> {
+    let isas = if args.isa.iter().any(|isa| isa.eq_ignore_ascii_case("all")) {
+        available().into_iter().map(str::to_owned).map(Some).collect()
+    } else if args.isa.is_empty() {
+        vec![None]
+    } else {
+        args.isa.iter().cloned().map(Some).collect::<Vec<_>>()
+    };
+    // With one thread this starts none: it finds the name, or that there is none.
+    let known = |isa| Ok(Cpu::new(&CpuOptions { threads: Some(1), isa })?.isa());
+    let isas: Vec<&'static str> = isas.into_iter().map(known).collect::<Result<_, Failure>>()?;
+    let threads = match &args.threads[..] {
+        [] => vec![default_threads()],
+        lists => List::flat(lists).into_iter().map(|n| n as usize).collect(),
+    };
+    let mut settings = Vec::new();
+    for batch in List::flat(&args.batch_size) {
+        for ubatch in List::flat(&args.ubatch_size) {
+            for type_k in &args.cache_type_k {
+                for type_v in &args.cache_type_v {
+                    for &isa in &isas {
+                        for &threads in &threads {
+                            let (type_k, type_v) = (type_k.to_lowercase(), type_v.to_lowercase());
+                            settings.push(Setting { batch, ubatch, type_k, type_v, isa, threads });
+                        }
+                    }
+                }
+            }
         }
-        test.warm_up(&mut session)?;
-        let speeds = (0..args.repetitions).map(|_| test.speed(&mut session));
-        let speeds = Speeds::new(speeds.collect::<Result<_, _>>()?);
-        match args.output {
-            Table::Md if rows.is_empty() => print(subject.header() + &subject.row(test, &speeds))?,
-            Table::Md => print(subject.row(test, &speeds))?,
-            Table::Json => {}
+    }
+    Ok(settings)
+}
+
+/// The tests of one setting: at each depth the prompts, the generations, then both.
+fn tests(args: &Bench) -> Vec<Test> {
+    let mut tests = Vec::new();
+    for depth in List::flat(&args.n_depth) {
+        let prompts = List::flat(&args.n_prompt).into_iter().map(|prompt| (prompt, 0));
+        let generations = List::flat(&args.n_gen).into_iter().map(|generated| (0, generated));
+        let both = prompts.chain(generations).chain(args.pg.iter().copied());
+        let all = both.map(|(prompt, generated)| Test { prompt, generated, depth });
+        tests.extend(all.filter(|test| test.tokens() > 0));
+    }
+    tests
+}
+
+/// What all tests share.
+struct Measurement<'a> {
+    args: &'a Bench,
+    cancel: Arc<AtomicBool>,
+    earlier: Option<Earlier>,
+    /// Memory that no cache holds, for models that some cache does.
+    buffer: OnceCell<Vec<u8>>,
+    /// Tests of all.
+    done: usize,
+    total: usize,
+}
+
+impl Measurement<'_> {
+    /// All settings and tests of one model.
+    fn model(
+        &mut self,
+        path: &Path,
+        settings: &[Setting],
+        tests: &[Test],
+        report: &mut Report,
+    ) -> Result<(), Failure> {
+        machine::forget_peak();
+        let clock = Instant::now();
+        let model = load::model(path)?;
+        let load = clock.elapsed().as_secs_f64();
+        let subject = Rc::new(Subject {
+            name: name(&model)?,
+            file: path.display().to_string(),
+            size: model.gguf().tensors().iter().map(|t| t.size() as u64).sum(),
+            params: model.weights().parameters(),
+            load,
+        });
+        for setting in settings {
+            self.setting(&model, &subject, setting, tests, report)?;
         }
-        rows.push(subject.json(test, &speeds));
+        Ok(())
     }
-    match args.output {
-        Table::Md => Ok(()),
-        Table::Json => print(format_args!("{:#}\n", json!(rows))),
+
+    /// All tests of one setting, on one session.
+    fn setting(
+        &mut self,
+        model: &Model,
+        subject: &Rc<Subject>,
+        setting: &Setting,
+        tests: &[Test],
+        report: &mut Report,
+    ) -> Result<(), Failure> {
+        let Some(context) = tests.iter().map(|test| test.context()).max() else { return Ok(()) };
+        let cpu = CpuOptions { threads: Some(setting.threads), isa: Some(setting.isa.into()) };
+        let cpu = Arc::new(Cpu::new(&cpu)?);
+        let options = options(setting).context(context).cpu(cpu.clone()).cancel(self.cancel.clone());
+        let plan = Plan::new(model.gguf(), &options)?;
+        let cost = Cost::new(model, plan.kv / plan.context as u64);
+        let mut session = model.session(options)?;
+        let mut depth = Depth::default();
+        let batch = setting.batch as usize;
+        for &test in tests {
+            self.done += 1;
+            self.progress(test, "starting");
+            self.rest()?;
+            let began = row::now();
+            if !self.args.no_warmup {
+                depth.go_to(&mut session, test.depth)?;
+                test.warm_up().sample(&mut session, batch)?;
+            }
+            let (cache, memory) = (machine::last_level_cache(), self.memory(model));
+            let mut canary = Canary::new(memory, setting.threads);
+            let mut samples = Vec::new();
+            for repetition in 0..self.args.repetitions {
+                self.progress(test, format_args!("repetition {}/{}", repetition + 1, self.args.repetitions));
+                depth.go_to(&mut session, test.depth)?;
+                // Before all else it would read from disk what is to be measured without warm-up.
+                if repetition > 0 || !self.args.no_warmup {
+                    canary.sing();
+                }
+                samples.push(test.sample(&mut session, batch)?);
+            }
+            canary.sing();
+            let ceiling = canary.ceiling(&cpu);
+            let recorded = if self.args.roofline {
+                depth.go_to(&mut session, test.depth)?;
+                cpu.record();
+                let seconds = test.sample(&mut session, batch)?.total;
+                cpu.recorded().map(|profile| Recorded { seconds, profile })
+            } else {
+                None
+            };
+            let probe = self.buffer.get().map_or(0, |buffer| buffer.len() as u64);
+            let mut row = Row {
+                subject: subject.clone(),
+                setting: setting.clone(),
+                test,
+                samples,
+                work: cost.of(test, batch, setting.ubatch as usize),
+                ceiling,
+                resident: cache.is_some_and(|cache| cost.weights() < cache),
+                spreads: canary.spreads(),
+                peak_memory: machine::peak_memory().map(|peak| peak.saturating_sub(probe)),
+                began,
+                ratio: None,
+                recorded,
+            };
+            row.ratio = self.earlier.as_ref().and_then(|earlier| earlier.ratio(&row));
+            let [clock, stream] = row.spreads;
+            report.add(row)?;
+            if clock.max(stream) > QUIET {
+                note(format_args!(
+                    "warning: this machine is not quiet: during {test} its clock changed by {:.0} % and its \
+                     memory's speed by {:.0} %",
+                    100.0 * clock,
+                    100.0 * stream
+                ));
+            }
+        }
+        Ok(())
     }
+
+    /// Bytes that no cache holds: the model's own where they are many enough.
+    fn memory<'m>(&'m self, model: &'m Model) -> &'m [u8] {
+        let cache = machine::last_level_cache().unwrap_or(32 << 20);
+        let file = model.gguf().contents().max_by_key(|file| file.len()).unwrap_or_default();
+        if file.len() as u64 > 2 * cache { file } else { self.buffer.get_or_init(|| memory_beyond(cache)) }
+    }
+
+    fn progress(&self, test: Test, what: impl std::fmt::Display) {
+        if self.args.progress {
+            note(format_args!("llama bench: {}/{} {test}: {what}", self.done, self.total));
+        }
+    }
+
+    /// Waits as long as `--delay` says, or until Ctrl-C.
+    fn rest(&self) -> Result<(), Failure> {
+        let (clock, delay) = (Instant::now(), Duration::from_secs(self.args.delay.into()));
+        while let Some(left) = delay.checked_sub(clock.elapsed()).filter(|left| !left.is_zero()) {
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(Failure::Interrupted);
+            }
+            std::thread::sleep(left.min(Duration::from_millis(100)));
+        }
+        Ok(())
+    }
+}
+
+/// The session's options that a setting names, but for what computes.
+fn options(setting: &Setting) -> Options {
+    // Cached keys and values are f16, the only type so far: here is where another one would be passed on.
+    Options::default().ubatch(setting.batch.min(setting.ubatch) as usize)
+}
+
+/// Memory to read that a cache of so many bytes does not hold, with every page in place.
+pub(crate) fn memory_beyond(cache: u64) -> Vec<u8> {
+    const SMALLEST: u64 = 256 << 20;
+    const LARGEST: u64 = 1 << 30;
+    let short = machine::memory().is_some_and(|memory| memory.available < 4 * LARGEST);
+    let bytes = if short { SMALLEST } else { (4 * cache).clamp(SMALLEST, LARGEST) };
+    vec![1; bytes as usize]
 }
 
 /// Writes a model for those who have none.
@@ -83,179 +291,4 @@ fn name(model: &Model) -> Result<String, Failure> {
 
 fn cannot_write(path: PathBuf, source: io::Error) -> Failure {
     Failure::File { action: "write", path, source }
-}
-
-#[derive(Clone, Copy)]
-enum Test {
-    Prompt(u32),
-    Generation(u32),
-}
-
-impl Test {
-    fn tokens(self) -> u32 {
-        let (Test::Prompt(n) | Test::Generation(n)) = self;
-        n
-    }
-
-    /// As llama-bench calls it.
-    fn label(self) -> String {
-        match self {
-            Test::Prompt(n) => format!("pp{n}"),
-            Test::Generation(n) => format!("tg{n}"),
-        }
-    }
-
-    /// Brings the weights into memory, the threads up and the clock to speed.
-    fn warm_up(self, session: &mut Session) -> Result<(), Failure> {
-        match self {
-            Test::Prompt(_) => self.speed(session)?,
-            Test::Generation(_) => Test::Generation(1).speed(session)?,
-        };
-        Ok(())
-    }
-
-    /// Tokens per second of one run.
-    fn speed(self, session: &mut Session) -> Result<f64, Failure> {
-        let n = self.tokens();
-        let vocab = session.model().config().vocab as u64;
-        // Any ids will do, but not always the same row of the embedding.
-        let tokens: Vec<Token> = (0..n.into()).map(|i: u64| Token((i * 7919 % vocab) as u32)).collect();
-        session.clear();
-        let clock = Instant::now();
-        match self {
-            Test::Prompt(_) => drop(session.forward(&tokens)?),
-            Test::Generation(_) => {
-                for token in &tokens {
-                    session.forward(std::slice::from_ref(token))?;
-                }
-            }
-        }
-        Ok(f64::from(n) / clock.elapsed().as_secs_f64().max(1e-9))
-    }
-}
-
-/// Tokens per second over the repetitions.
-struct Speeds {
-    samples: Vec<f64>,
-    median: f64,
-    /// Median distance from the median, which one disturbed repetition does not move.
-    spread: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Speeds {
-    fn new(samples: Vec<f64>) -> Speeds {
-        let middle = median(&samples);
-        let distances: Vec<f64> = samples.iter().map(|s| (s - middle).abs()).collect();
-        Speeds {
-            median: middle,
-            spread: median(&distances),
-            min: samples.iter().copied().fold(f64::INFINITY, f64::min),
-            max: samples.iter().copied().fold(0.0, f64::max),
-            samples,
-        }
-    }
-}
-
-/// The middle value, or the mean of the two in the middle; zero of nothing.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
-    }
-}
-
-/// What is measured: the columns that all rows share.
-struct Subject {
-    model: String,
-    size: u64,
-    params: u64,
-    backend: &'static str,
-    threads: usize,
-}
-
-impl Subject {
-    fn header(&self) -> String {
-        let width = self.model.chars().count().max(5);
-        let dashes = "-".repeat(width);
-        format!(
-            "| {:width$} |       size |    params | backend    | threads |    test |                              t/s |\n\
-             | {dashes} | ---------: | --------: | ---------- | ------: | ------: | -------------------------------: |\n",
-            "model"
-        )
-    }
-
-    fn row(&self, test: Test, speeds: &Speeds) -> String {
-        let Speeds { median, spread, min, max, .. } = speeds;
-        let width = self.model.chars().count().max(5);
-        let size = scaled(self.size as f64, 1024.0, ["KiB", "MiB", "GiB"]);
-        let params = scaled(self.params as f64, 1000.0, ["K", "M", "B"]);
-        let speed = format!("{median:.2} ± {spread:.2} ({min:.2}..{max:.2})");
-        format!(
-            "| {:width$} | {size:>10} | {params:>9} | {:10} | {:7} | {:>7} | {speed:>32} |\n",
-            self.model,
-            self.backend,
-            self.threads,
-            test.label(),
-        )
-    }
-
-    fn json(&self, test: Test, speeds: &Speeds) -> serde_json::Value {
-        let (prompt, generation) = match test {
-            Test::Prompt(n) => (n, 0),
-            Test::Generation(n) => (0, n),
-        };
-        json!({
-            "model": self.model,
-            "size": self.size,
-            "params": self.params,
-            "backend": self.backend,
-            "threads": self.threads,
-            "test": test.label(),
-            "n_prompt": prompt,
-            "n_gen": generation,
-            "median": speeds.median,
-            "spread": speeds.spread,
-            "min": speeds.min,
-            "max": speeds.max,
-            "samples": speeds.samples,
-        })
-    }
-}
-
-/// `x` with two decimals in the largest of three units, `step` apart, that leaves it above 1.
-fn scaled(mut x: f64, step: f64, units: [&str; 3]) -> String {
-    let mut unit = units[0];
-    x /= step;
-    for larger in &units[1..] {
-        if x >= step {
-            (x, unit) = (x / step, larger);
-        }
-    }
-    format!("{x:.2} {unit}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_disturbed_repetition_moves_neither_median_nor_spread() {
-        let speeds = Speeds::new(vec![10.0, 11.0, 9.0, 10.5, 1.0]);
-        assert_eq!((speeds.median, speeds.spread, speeds.min, speeds.max), (10.0, 1.0, 1.0, 11.0));
-        assert_eq!(median(&[1.0, 4.0, 2.0, 3.0]), 2.5);
-    }
-
-    #[test]
-    fn sizes_are_scaled_as_llama_bench_does() {
-        let sizes = [(512.0, "0.50 KiB"), (3.5e6, "3.34 MiB"), (3_825_065_984.0, "3.56 GiB")];
-        for (bytes, expected) in sizes {
-            assert_eq!(scaled(bytes, 1024.0, ["KiB", "MiB", "GiB"]), expected);
-        }
-        assert_eq!(scaled(6.74e9, 1000.0, ["K", "M", "B"]), "6.74 B");
-    }
 }

@@ -16,6 +16,8 @@ pub(crate) enum Failure {
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{}: expected UTF-8 text, found another byte at offset {offset}", path.display())]
     Text { path: PathBuf, offset: usize },
+    #[error("{}: expected {expected}, found {found}", path.display())]
+    Earlier { path: PathBuf, expected: &'static str, found: String },
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
     #[error("cannot listen for Ctrl-C: {0}")]

@@ -1,4 +1,5 @@
-//! The `llama` command: run, inspect, tokenize, benchmark and synthesise Llama models on the CPU.
+//! The `llama` command: run, inspect, tokenize, benchmark and synthesise Llama models on the CPU, and say
+//! what the CPU is good for.
 //!
 //! Standard output carries results alone; timings, notes, progress and errors go to standard error.
 
@@ -6,10 +7,13 @@
 
 mod args;
 mod bench;
+mod doctor;
 mod failure;
 mod inspect;
 mod interrupt;
+mod list;
 mod load;
+mod machine;
 mod output;
 mod run;
 mod synth;
@@ -24,6 +28,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Synth(args) => synth::synth(&args),
     };
     match result {

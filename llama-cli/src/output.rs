@@ -15,6 +15,11 @@ pub(crate) fn note(line: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Writes a text to standard error, on the same terms.
+pub(crate) fn complain(text: impl fmt::Display) {
+    let _ = write!(io::stderr(), "{text}");
+}
+
 /// The text on one line: control characters, which a path or a model's file may hold, are escaped.
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

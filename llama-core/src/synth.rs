@@ -95,6 +95,16 @@ pub struct Spec {
     pub seed: u64,
 }
 
+impl Spec {
+    /// The tensors of the model, in the order of the file; unlike [`Synth::new`] this makes no vocabulary.
+    ///
+    /// # Panics
+    /// If the shape has no heads.
+    pub fn tensors(&self) -> Vec<Tensor> {
+        tensors(&self.shape, self.format)
+    }
+}
+
 /// A tensor of a synthetic model.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tensor {
@@ -140,7 +150,7 @@ impl Synth {
         let mut header = Writer::new();
         metadata(&mut header, shape, spec.format);
         vocabulary::write(&mut header, shape.vocab, spec.seed);
-        let tensors = tensors(shape, spec.format);
+        let tensors = spec.tensors();
         for tensor in &tensors {
             header.tensor(&tensor.name, &tensor.dims, tensor.format)?;
         }

@@ -14,7 +14,7 @@ use crate::ops::rope::Rope;
 use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::SwiGlu;
 use crate::ops::{gemm, gemv};
-use crate::simd::{self, Kernel, LANES, Simd};
+use crate::simd::{self, Kernel, LANES, Need, Simd};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -219,6 +219,31 @@ fn object<S: Simd>() -> Option<&'static dyn Backend> {
     S::new().map(|s| &*Box::leak(Box::new(s)) as &'static dyn Backend)
 }
 
+/// An instruction set that this library has kernels for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Isa {
+    /// The name that selects it, as in `--isa avx2`.
+    pub name: &'static str,
+    /// What it is and where it is found.
+    pub summary: &'static str,
+    /// What it needs; available is what misses none of it.
+    pub needs: Vec<Need>,
+    /// Whether it is chosen unless another one is named: the last available one of the list.
+    pub preferred: bool,
+}
+
+impl Isa {
+    fn of<S: Simd>() -> Isa {
+        Isa { name: S::NAME, summary: S::SUMMARY, needs: S::needs(), preferred: S::NAME == best().name() }
+    }
+
+    /// Whether this machine has all that it needs.
+    pub fn is_available(&self) -> bool {
+        self.needs.iter().all(|need| need.found)
+    }
+}
+
 /// The only list of instruction sets, the plainest first, the best last.
 macro_rules! registry {
     ($($(#[$only:meta])? $isa:ty,)*) => {
@@ -226,6 +251,14 @@ macro_rules! registry {
         pub(crate) fn available() -> Vec<&'static dyn Backend> {
             let mut all = Vec::new();
             $($(#[$only])? all.extend(object::<$isa>());)*
+            all
+        }
+
+        /// The instruction sets that the library knows on this architecture, available or not: the
+        /// plainest first, the best last.
+        pub fn isas() -> Vec<Isa> {
+            let mut all = Vec::new();
+            $($(#[$only])? all.push(Isa::of::<$isa>());)*
             all
         }
 
@@ -259,4 +292,26 @@ pub(crate) fn best() -> &'static dyn Backend {
 /// The available instruction set with this name.
 pub(crate) fn by_name(name: &str) -> Option<&'static dyn Backend> {
     available().into_iter().find(|b| b.name().eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_listed_as_available_is_available_and_the_last_of_it_is_preferred() {
+        let listed: Vec<&str> = isas().iter().filter(|isa| isa.is_available()).map(|isa| isa.name).collect();
+        assert_eq!(listed, available().iter().map(|b| b.name()).collect::<Vec<_>>());
+        let preferred: Vec<&str> = isas().iter().filter(|isa| isa.preferred).map(|isa| isa.name).collect();
+        assert_eq!(preferred, [best().name()]);
+    }
+
+    #[test]
+    fn every_instruction_set_but_the_plainest_says_what_it_needs() {
+        for (i, isa) in isas().iter().enumerate() {
+            assert_eq!(isa.needs.is_empty(), i == 0, "{isa:?}");
+            assert!(!isa.summary.is_empty() && !isa.summary.contains('\n'), "{isa:?}");
+            assert!(isas().iter().filter(|other| other.name == isa.name).count() == 1, "{isa:?}");
+        }
+    }
 }

@@ -4,9 +4,16 @@
 //! computed whole by one worker, in an order that does not depend on the number of workers.
 
 mod attention;
+mod cut;
+mod options;
+pub mod profile;
+
+pub use self::options::{CpuError, CpuOptions};
 
 use self::attention::Attention;
 use crate::acts::{Acts, Layout, PAIR_TOKENS, spans};
+use self::cut::Cut;
+use self::profile::{Profile, Work};
 use crate::backend::{self, Backend};
 use crate::buffer::Buffer;
 use crate::kv::KvLayer;
@@ -18,51 +25,14 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes of weights that a worker claims at a time when few tokens stream through them.
-const CLAIM: usize = 128 << 10;
-
-/// How to build a [`Cpu`].
-#[derive(Clone, Debug, Default)]
-pub struct CpuOptions {
-    /// Number of threads; the default is [`default_threads`](crate::default_threads).
-    pub threads: Option<usize>,
-    /// Name of the instruction set; the default is the best that the CPU has.
-    pub isa: Option<String>,
-}
-
-/// Why a [`Cpu`] cannot be built.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum CpuError {
-    /// The thread count is zero or beyond [`Cpu::MAX_THREADS`].
-    Threads(usize),
-    /// No instruction set of this name, or not on this CPU.
-    Isa(String),
-    /// The system refused to start the threads.
-    Pool(String),
-}
-
-impl std::fmt::Display for CpuError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            CpuError::Threads(n) => write!(f, "threads: expected 1 to {}, found {n}", Cpu::MAX_THREADS),
-            CpuError::Isa(name) => {
-                let names = crate::available().join(", ");
-                write!(f, "instruction set: expected one of {names} (what this CPU has), found {name}")
-            }
-            CpuError::Pool(why) => write!(f, "cannot start the threads: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for CpuError {}
-
 /// Threads and an instruction set: what a model runs on. Sessions may share one; they take turns.
 pub struct Cpu {
     pool: Pool,
     backend: &'static dyn Backend,
     workers: Vec<Mutex<Worker>>,
     shared: Mutex<Shared>,
+    /// What operations cost, while that is recorded.
+    profile: Mutex<Option<Profile>>,
 }
 
 impl std::fmt::Debug for Cpu {
@@ -77,6 +47,10 @@ impl std::fmt::Debug for Cpu {
 impl Cpu {
     /// More threads than any machine has.
     pub const MAX_THREADS: usize = 1024;
+
+    /// Batches of up to this many tokens go through kernels that read each row of weights where it lies;
+    /// larger ones through kernels that unpack panels of rows.
+    pub const FEW_TOKENS: usize = Acts::ROWS_MAX;
 
     /// Starts the threads.
     ///
@@ -93,7 +67,7 @@ impl Cpu {
         };
         let pool = Pool::new(threads).map_err(|e| CpuError::Pool(e.to_string()))?;
         let workers = (0..threads).map(|_| Mutex::default()).collect();
-        Ok(Cpu { pool, backend, workers, shared: Mutex::default() })
+        Ok(Cpu { pool, backend, workers, shared: Mutex::default(), profile: Mutex::default() })
     }
 
     /// Worker threads.
@@ -112,7 +86,13 @@ impl Cpu {
     /// # Panics
     /// If `graph` does.
     pub fn region<R: Send>(&self, deterministic: bool, graph: impl FnOnce(&Ops<'_>) -> R + Send) -> R {
-        self.pool.region(|team| graph(&Ops { team, cpu: self, deterministic }))
+        let profile = lock(&self.profile).is_some().then_some(&self.profile);
+        self.pool.region(|team| {
+            if profile.is_some() {
+                team.take_time();
+            }
+            graph(&Ops { team, cpu: self, deterministic, profile })
+        })
     }
 
     /// Bytes of scratch that batches of `tokens` tokens with at most `cols` features make a `Cpu` hold.
@@ -183,54 +163,13 @@ enum Epilogue {
     Add,
 }
 
-/// Pieces of several matrices side by side, each some blocks of rows that a kernel takes at once.
-struct Cut {
-    /// Rows of a piece, and of the blocks that make it up.
-    piece: usize,
-    block: usize,
-    /// For each matrix: its first piece and the column of its first row in the output.
-    starts: Vec<(usize, usize)>,
-    pieces: usize,
-}
-
-impl Cut {
-    fn new(weights: &[Matrix<'_>], layout: Layout) -> Cut {
-        let stride = weights.iter().map(Matrix::row_stride).max().unwrap_or(0).max(1);
-        let piece = match layout {
-            Layout::Rows => (CLAIM / stride).clamp(1, 64 * LANES).next_multiple_of(LANES),
-            Layout::Tiles(_) | Layout::Pairs => layout.rows(),
-        };
-        let (mut pieces, mut column) = (0, 0);
-        let mut starts = Vec::with_capacity(weights.len());
-        for w in weights {
-            starts.push((pieces, column));
-            pieces += w.rows().div_ceil(piece);
-            column += w.rows();
-        }
-        Cut { piece, block: layout.rows(), starts, pieces }
-    }
-
-    /// The matrix of a piece, its blocks of rows, and the output column of each.
-    fn blocks<'a>(
-        &self,
-        weights: &[Matrix<'a>],
-        piece: usize,
-    ) -> impl Iterator<Item = (Matrix<'a>, Range<usize>, usize)> {
-        let i = self.starts.partition_point(|(first, _)| *first <= piece) - 1;
-        let (first, column) = self.starts[i];
-        let w = weights[i];
-        let start = (piece - first) * self.piece;
-        let end = w.rows().min(start + self.piece);
-        let block = self.block;
-        (start..end).step_by(block).map(move |row| (w, row..end.min(row + block), column + row))
-    }
-}
-
 /// The operations, within a [region](Cpu::region).
 pub struct Ops<'a> {
     team: &'a Team,
     cpu: &'a Cpu,
     deterministic: bool,
+    /// Where operations are recorded, if they are.
+    profile: Option<&'a Mutex<Option<Profile>>>,
 }
 
 impl Ops<'_> {
@@ -245,6 +184,7 @@ impl Ops<'_> {
     /// If a token is no row of the table, or `out` is not `tokens x table.cols()`.
     pub fn embed(&self, out: &mut [f32], table: Matrix<'_>, tokens: &[u32]) {
         assert_eq!(out.len(), tokens.len() * table.cols(), "one row a token");
+        let _span = self.span(|| Work::embedding(table, tokens.len()));
         let (out, cols) = (Parts::new(out), table.cols());
         self.team.split(tokens.len(), &|_, t| {
             // SAFETY: each piece writes the row of its own token.
@@ -264,6 +204,7 @@ impl Ops<'_> {
             "{} features, weights for {d}",
             x.len()
         );
+        let _span = self.span(|| Work::rmsnorm(x.len()));
         let out = Parts::new(out);
         self.team.split(x.len() / d, &|_, t| {
             // SAFETY: each piece writes the row of its own token.
@@ -295,6 +236,7 @@ impl Ops<'_> {
         let mut shared = lock(&self.cpu.shared);
         let acts = &mut shared.acts;
         self.prepare(acts, weights, x, cols, tokens);
+        let _span = self.span(|| Work::matmul(weights, tokens, acts.layout));
         let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(weights, acts.layout));
         let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces, &|worker, piece| {
@@ -329,6 +271,7 @@ impl Ops<'_> {
         let mut shared = lock(&self.cpu.shared);
         let acts = &mut shared.acts;
         self.prepare(acts, &[gate, up], x, cols, tokens);
+        let _span = self.span(|| Work::swiglu(gate, up, tokens, acts.layout));
         let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(&[gate], acts.layout));
         let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces, &|worker, piece| {
@@ -358,6 +301,7 @@ impl Ops<'_> {
         if !prepared {
             return;
         }
+        let _span = self.span(|| Work::quantize(x.len()));
         match layout {
             Layout::Rows => {
                 let (n, rows) = (spans(cols), Parts::new(&mut acts.spans));
@@ -386,6 +330,7 @@ impl Ops<'_> {
     /// If `x` is not whole rows.
     pub fn softmax(&self, x: &mut [f32], cols: usize) {
         assert!(cols > 0 && x.len().is_multiple_of(cols), "{} values are no rows of {cols}", x.len());
+        let _span = self.span(|| Work::softmax(x.len()));
         let (rows, x) = (x.len() / cols, Parts::new(x));
         self.team.split(rows, &|_, row| {
             // SAFETY: each piece writes its own row.
@@ -410,6 +355,7 @@ impl Ops<'_> {
         if table == 0 {
             return;
         }
+        let _span = self.span(|| Work::rope(tokens * heads * head_dim, tables.len()));
         let x = Parts::new(x);
         self.team.split(tokens, &|_, t| {
             // SAFETY: each piece writes the row of its own token.
@@ -432,6 +378,7 @@ impl Ops<'_> {
         );
         let Some(features) = qkv.len().checked_div(tokens) else { return };
         let own = heads * (key_dim + value_dim);
+        let _span = self.span(|| Work::push_kv(tokens * own, kv, tokens));
         assert!(qkv.len() == tokens * features && own <= features, "{own} keys and values within {features}");
         let first_value = features - heads * value_dim;
         let first_key = features - own;
@@ -475,6 +422,7 @@ impl Ops<'_> {
             kv.heads
         );
         assert_eq!(out.len(), tokens * heads * kv.value_dim, "{tokens} tokens of {heads} heads");
+        let _span = self.span(|| Work::attention(kv, heads, tokens, start));
         let features = qkv.len().checked_div(tokens).unwrap_or(0);
         let group = heads / kv.heads;
         let job = Attention { ops: self, qkv, kv, features, group, heads, start, out: Parts::new(out) };

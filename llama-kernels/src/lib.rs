@@ -9,6 +9,8 @@
 //! * [`format`](mod@format): how ggml stores weights. One file and one line of a registry each.
 //! * [`simd`]: what an instruction set offers. One file each.
 //!
+//! Two modules measure: [`profile`] what each operation costs, [`limits`] what the machine can do at most.
+//!
 //! The contract: views such as [`Matrix`] exist only if they are valid, kernels check lengths once at
 //! the door and panic on a caller's mistake, and nothing here depends on the number of threads.
 //!
@@ -40,14 +42,15 @@ mod cores;
 mod cpu;
 pub mod format;
 mod kv;
+pub mod limits;
 mod matrix;
 mod ops;
 pub mod simd;
 mod team;
 
-pub use backend::run_on;
-pub use cores::default_threads;
-pub use cpu::{Cpu, CpuError, CpuOptions, Ops};
+pub use backend::{Isa, isas, run_on};
+pub use cores::{Cores, cores, default_threads};
+pub use cpu::{Cpu, CpuError, CpuOptions, Ops, profile};
 pub use format::Format;
 pub use kv::KvLayer;
 pub use matrix::Matrix;

@@ -11,8 +11,9 @@
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Turns of the spin loop before a waiting thread yields: some ten microseconds.
 const SPINS: u32 = 256;
@@ -96,6 +97,10 @@ pub(crate) struct Team {
     /// Workers that have not finished this epoch's work.
     busy: Line<AtomicUsize>,
     done: AtomicBool,
+    /// Whether the time of the pieces is taken.
+    clocked: AtomicBool,
+    /// Nanoseconds that the workers spent in pieces, all together.
+    worked: Line<AtomicU64>,
     work: Mutex<Option<(&'static Work<'static>, usize)>>,
     /// The first panic of a piece.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -109,6 +114,8 @@ impl Team {
             next: Line(AtomicUsize::new(0)),
             busy: Line(AtomicUsize::new(0)),
             done: AtomicBool::new(false),
+            clocked: AtomicBool::new(false),
+            worked: Line(AtomicU64::new(0)),
             work: Mutex::new(None),
             panic: Mutex::new(None),
         }
@@ -118,6 +125,16 @@ impl Team {
         self.threads
     }
 
+    /// From now on the time of the pieces is taken. Only the region's own thread calls it.
+    pub(crate) fn take_time(&self) {
+        self.clocked.store(true, Ordering::Relaxed);
+    }
+
+    /// The time that the workers spent in pieces, all together, since it is taken.
+    pub(crate) fn worked(&self) -> Duration {
+        Duration::from_nanos(self.worked.0.load(Ordering::Relaxed))
+    }
+
     /// Calls `work(worker, piece)` once for each piece in `0..pieces`, on all workers, and returns when
     /// all are done. Only the region's own thread calls it.
     ///
@@ -125,7 +142,7 @@ impl Team {
     /// If a piece does, after all workers have stopped.
     pub(crate) fn split(&self, pieces: usize, work: &Work<'_>) {
         if self.threads == 1 || pieces <= 1 {
-            return (0..pieces).for_each(|piece| work(0, piece));
+            return self.clock(|| (0..pieces).for_each(|piece| work(0, piece)));
         }
         // SAFETY: the lifetime is erased only until `wait` is dropped, at the end of this function or
         // while it unwinds: its drop returns when no worker can call `work` any more.
@@ -143,12 +160,23 @@ impl Team {
     }
 
     fn claim(&self, worker: usize, work: &Work<'_>, pieces: usize) {
-        loop {
-            let piece = self.next.0.fetch_add(1, Ordering::Relaxed);
-            if piece >= pieces {
-                return;
+        self.clock(|| {
+            loop {
+                let piece = self.next.0.fetch_add(1, Ordering::Relaxed);
+                if piece >= pieces {
+                    return;
+                }
+                work(worker, piece);
             }
-            work(worker, piece);
+        });
+    }
+
+    /// Runs some pieces, and takes their time if that is wanted: once a worker and split, not once a piece.
+    fn clock(&self, pieces: impl FnOnce()) {
+        let clock = self.clocked.load(Ordering::Relaxed).then(Instant::now);
+        pieces();
+        if let Some(clock) = clock {
+            self.worked.0.fetch_add(clock.elapsed().as_nanos() as u64, Ordering::Relaxed);
         }
     }
 
@@ -236,6 +264,25 @@ mod tests {
             let caught = catch_unwind(AssertUnwindSafe(|| pool.region(|_| panic!("graph"))));
             assert!(caught.is_err());
             assert_eq!(pool.region(|team| team.threads()), threads);
+        }
+    }
+
+    #[test]
+    fn the_time_of_pieces_is_taken_only_if_that_is_wanted() {
+        const PIECE: Duration = Duration::from_millis(1);
+        for threads in [1, 3] {
+            let pool = Pool::new(threads).unwrap();
+            let worked = |wanted: bool, pieces| {
+                pool.region(|team| {
+                    if wanted {
+                        team.take_time();
+                    }
+                    team.split(pieces, &|_, _| std::thread::sleep(PIECE));
+                    team.worked()
+                })
+            };
+            assert_eq!(worked(false, 4), Duration::ZERO);
+            assert!(worked(true, 1) >= PIECE && worked(true, 6) >= 6 * PIECE);
         }
     }
 

@@ -92,11 +92,12 @@ fn texts_that_cannot_be_read() {
 #[test]
 fn machines_that_do_not_exist() {
     let fixture = Fixture::new();
-    for command in ["run", "bench"] {
-        let refused = output(&[command, "-m", &fixture.model, "--isa", "z80"]);
+    for command in [&["run", "-m", &fixture.model][..], &["bench", "-m", &fixture.model], &["doctor"]] {
+        let refused = llama(command).args(["--isa", "z80"]).output().unwrap();
         assert_refused(&refused, "z80");
         assert!(stderr(&refused).contains("scalar"), "the message lists what there is");
     }
+    assert_refused(&output(&["bench", "-m", &fixture.model, "--isa", "scalar,z80"]), "z80");
     assert_refused(&output(&["run", "-m", &fixture.model, "-c", "9999999999999999"]), "context");
 }
 
@@ -117,6 +118,15 @@ fn wrong_flags() {
         &["inspect"],
         &["tokenize"],
         &["bench", "-r", "0"],
+        &["bench", "-p", "8-1"],
+        &["bench", "-t", "1,0"],
+        &["bench", "-pg", "16"],
+        &["bench", "-ctk", "q9_9"],
+        &["bench", "-o", "xml"],
+        &["bench", "-ngl", "99"],
+        &["bench", "--numa", "distribute"],
+        &["doctor", "-t", "0"],
+        &["doctor", "-m", model],
         &["synth", "--shape", "8b", "-o", "x.gguf"],
         &["synth", "--shape", "tiny", "--type", "Q9_9", "-o", "x.gguf"],
         &["synth", "--shape", "tiny"],

@@ -112,6 +112,11 @@ impl Gguf {
         self.parts.iter().map(|part| part.path.as_path())
     }
 
+    /// Every byte of each file, in the order of [`parts`](Self::parts).
+    pub fn contents(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.parts.iter().map(|part| &**part.map)
+    }
+
     /// The sum of all files' lengths.
     pub fn file_bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.map.len() as u64).sum()

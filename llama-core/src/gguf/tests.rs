@@ -178,6 +178,7 @@ fn parts(count: u16) -> Vec<File> {
 fn split_files_load_from_the_first_part() {
     let gguf = open_first(&parts(3)).unwrap();
     assert_eq!(gguf.parts().len(), 3);
+    assert!(gguf.contents().eq(parts(3).iter().map(|(_, bytes)| &bytes[..])));
     assert_eq!(gguf.file_bytes(), parts(3).iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>());
     for i in 0..3 {
         let tensor = gguf.tensor(&format!("t{i}")).unwrap();

@@ -24,7 +24,7 @@
 //! the compiler knows of none, so they survive from one `asm!` to the next.
 
 use super::avx512::{AMX, Avx512};
-use super::{LANES, SPAN, STRIPE, Simd};
+use super::{LANES, Need, SPAN, STRIPE, Simd};
 use crate::acts::{GROUP, PAIR_WORDS};
 use crate::format::{IntegerBlock, Lanes, MOST_BLOCKS};
 use crate::matrix::Matrix;
@@ -38,13 +38,13 @@ const KC: usize = 16;
 /// Rows of a panel.
 const ROWS: usize = 2 * LANES;
 
-/// Whether the CPU has bfloat16 tiles and the system lets this process use them.
-pub(super) fn available() -> bool {
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| {
+/// Bfloat16 tiles in the CPU, and a system that lets this process use them; it is asked once.
+pub(super) fn needs() -> [Need; 3] {
+    static FOUND: OnceLock<[bool; 3]> = OnceLock::new();
+    let [tiles, bf16, system] = *FOUND.get_or_init(|| {
         const TILE_STATE: u32 = 0b11 << 17;
         if !is_x86_feature_detected!("xsave") || __cpuid(0).eax < 7 {
-            return false;
+            return [false; 3];
         }
         let features = __cpuid_count(7, 0).edx;
         let (bf16, tiles) = (features >> 22 & 1 == 1, features >> 24 & 1 == 1);
@@ -52,8 +52,13 @@ pub(super) fn available() -> bool {
         // SAFETY: the CPU has XSAVE, enabled by the system, as was just checked; XCR0 is read.
         unsafe { asm!("xgetbv", in("ecx") 0, out("eax") state, out("edx") _, options(nostack, nomem)) }
         let enabled = state & TILE_STATE == TILE_STATE;
-        bf16 && tiles && enabled && permitted()
-    })
+        [tiles, bf16, bf16 && tiles && enabled && permitted()]
+    });
+    [
+        Need { name: "amx-tile", found: tiles },
+        Need { name: "amx-bf16", found: bf16 },
+        Need { name: "the system's permission to use tiles", found: system },
+    ]
 }
 
 /// Asks Linux for the use of the tiles' state; false if it refuses, as when signal stacks are too small.
@@ -266,6 +271,28 @@ pub(super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
     for tile in out[..panels * padded].as_chunks_mut::<LANES>().0 {
         transpose(s, tile);
     }
+}
+
+/// Products of tiles that stay in the first-level cache, as [`Simd::multiply_tiles`] describes them.
+#[inline(always)]
+pub(super) fn multiply(s: Avx512<AMX>, rounds: usize) -> usize {
+    /// Groups of 32 columns: 16 KiB of each operand.
+    const GROUPS: usize = 8;
+    /// Times that they go through the tiles before C is stored.
+    const REPEATS: usize = 16;
+    let (a, b) = (vec![[0; STRIPE]; GROUPS * ROWS], vec![0; GROUPS * PAIR_WORDS]);
+    let mut c = vec![[0.0; LANES]; 2 * ROWS];
+    let panel = Block { a: &a, start: 0, n: GROUPS, upper: true };
+    let tiles = Tiles::configure(s);
+    for _ in 0..rounds {
+        panel.load(&mut c, 0, ROWS, true);
+        for step in 0..REPEATS * GROUPS {
+            panel.multiply(&b, step % GROUPS, true);
+        }
+        panel.store(&mut c, 0, ROWS, true);
+    }
+    drop(tiles);
+    REPEATS * GROUPS * ROWS * ROWS * GROUP
 }
 
 /// A panel of A for one block of columns.

@@ -1,7 +1,7 @@
 //! AVX2 with FMA and F16C: every x86-64 laptop since 2013. With `VNNI`, also AVX-VNNI, whose
 //! `vpdpbusd` does the work of three instructions: laptops since 2021.
 
-use super::{Kernel, LANES, STRIPE, Simd, x86};
+use super::{Kernel, LANES, Need, STRIPE, Simd, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::gemm;
@@ -86,12 +86,22 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type I = [__m256i; 2];
 
     const NAME: &'static str = if VNNI { "avxvnni" } else { "avx2" };
+    const SUMMARY: &'static str = match VNNI {
+        false => "256-bit registers: x86-64 since 2013",
+        true => "AVX2 with dot products of bytes: laptops since 2021",
+    };
     const LAYOUT: Layout = Layout::Tiles(3);
 
+    fn needs() -> Vec<Need> {
+        let mut needs = needs!(is_x86_feature_detected: "avx2", "fma", "f16c");
+        if VNNI {
+            needs.extend(needs!(is_x86_feature_detected: "avxvnni"));
+        }
+        needs
+    }
+
     fn new() -> Option<Self> {
-        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        let vnni = !VNNI || is_x86_feature_detected!("avxvnni");
-        (avx2 && is_x86_feature_detected!("f16c") && vnni).then_some(Avx2(()))
+        Self::needs().iter().all(|need| need.found).then_some(Avx2(()))
     }
 
     fn run<K: Kernel>(self, kernel: K) -> K::Out {

@@ -5,7 +5,7 @@
 //! over: signed weights have 128 added ([`Simd::SIGNED_ZERO`]), and the drivers subtract `128 * sum(x)`
 //! through the sums that they have anyway.
 
-use super::{Kernel, LANES, STRIPE, Simd, amx, x86};
+use super::{Kernel, LANES, Need, STRIPE, Simd, amx, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::gemm;
@@ -70,19 +70,29 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     type I = __m512i;
 
     const NAME: &'static str = ["avx512", "avx512vnni", "amx"][LEVEL as usize];
+    const SUMMARY: &'static str = [
+        "512-bit registers: servers since 2017, AMD since Zen 4",
+        "AVX-512 with dot products of bytes: servers since 2019, AMD since Zen 4",
+        "AVX512-VNNI with bfloat16 matrix tiles: servers since 2023",
+    ][LEVEL as usize];
     const SIGNED_ZERO: Option<u32> = if LEVEL >= VNNI { Some(7) } else { None };
     const LAYOUT: Layout = if LEVEL == AMX { Layout::Pairs } else { Layout::Tiles(TILE) };
 
+    fn needs() -> Vec<Need> {
+        let mut needs =
+            needs!(is_x86_feature_detected: "avx512f", "avx512bw", "avx512vl", "avx512dq", "fma", "f16c");
+        if LEVEL >= VNNI {
+            needs.extend(needs!(is_x86_feature_detected: "avx512vnni"));
+        }
+        if LEVEL >= AMX {
+            needs.extend(needs!(is_x86_feature_detected: "avx512bf16"));
+            needs.extend(amx::needs());
+        }
+        needs
+    }
+
     fn new() -> Option<Self> {
-        let base = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
-        let vnni = LEVEL < VNNI || is_x86_feature_detected!("avx512vnni");
-        let amx = LEVEL < AMX || is_x86_feature_detected!("avx512bf16") && amx::available();
-        (base && vnni && amx).then_some(Avx512(()))
+        Self::needs().iter().all(|need| need.found).then_some(Avx512(()))
     }
 
     fn run<K: Kernel>(self, kernel: K) -> K::Out {
@@ -115,6 +125,10 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         } else {
             gemm::integer::<Self, B, TILE>(self, job);
         }
+    }
+    #[inline(always)]
+    fn multiply_tiles(self, rounds: usize) -> usize {
+        if LEVEL == AMX { amx::multiply(Avx512(()), rounds) } else { 0 }
     }
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {

@@ -51,6 +51,25 @@ pub const STRIPE: usize = 64;
 /// Weights in a span: four stripes, whose scales fill one register if there is one for each 16 weights.
 pub const SPAN: usize = 4 * STRIPE;
 
+/// What an instruction set needs, of the CPU or of the system.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Need {
+    /// A feature, by the name that Rust has for it, or a few words.
+    pub name: &'static str,
+    /// Whether it is there.
+    pub found: bool,
+}
+
+/// The needs that are features, each found or not by the detection macro that comes first.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! needs {
+    ($detected:ident: $($feature:tt),*) => {
+        vec![$($crate::simd::Need { name: $feature, found: $detected!($feature) }),*]
+    };
+}
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use needs;
+
 /// Work to be done with some instruction set: a closure that is generic over it.
 pub trait Kernel {
     /// What the work yields.
@@ -74,7 +93,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The name that `--isa` takes.
     const NAME: &'static str;
 
-    /// The token, if this CPU has the features.
+    /// What it is and where it is found, in one line.
+    const SUMMARY: &'static str;
+
+    /// Every feature that [`run`](Self::run) enables, and what else must be there.
+    fn needs() -> Vec<Need>;
+
+    /// The token, if nothing that it needs is missing.
     fn new() -> Option<Self>;
 
     /// Compiles `kernel` with the ISA's features and runs it: the one place where they are listed.
@@ -243,6 +268,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
 
     /// How the engines of this ISA want a batch's activations: tiles of as many tokens as the registers hold.
     const LAYOUT: Layout;
+
+    /// Multiplies matrix tiles that lie in the first-level cache `rounds` times, and returns how many
+    /// multiplications a round has: none where the ISA has no tiles.
+    #[inline(always)]
+    fn multiply_tiles(self, _rounds: usize) -> usize {
+        0
+    }
 
     /// The engine for integer formats.
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>);

@@ -5,7 +5,7 @@
 //! weights share their instructions. The intrinsics of DOTPROD, I8MM and half precision are not stable
 //! on the oldest compiler that this crate supports, so these few instructions are inline assembly.
 
-use super::{Kernel, LANES, STRIPE, Simd};
+use super::{Kernel, LANES, Need, STRIPE, Simd, needs};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::gemm;
@@ -106,12 +106,26 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
         I8MM => "i8mm",
         _ => panic!("there are three levels"),
     };
+    const SUMMARY: &'static str = match LEVEL {
+        BASE => "128-bit registers: every 64-bit ARM",
+        DOTPROD => "NEON with dot products of bytes: phones since 2018, Apple since M1",
+        _ => "NEON with products of 2 x 8 matrices of bytes: Apple since M2, Graviton since 3",
+    };
     const LAYOUT: Layout = Layout::Tiles(TILE);
 
+    fn needs() -> Vec<Need> {
+        let mut needs = needs!(is_aarch64_feature_detected: "neon");
+        if LEVEL >= DOTPROD {
+            needs.extend(needs!(is_aarch64_feature_detected: "dotprod"));
+        }
+        if LEVEL >= I8MM {
+            needs.extend(needs!(is_aarch64_feature_detected: "i8mm"));
+        }
+        needs
+    }
+
     fn new() -> Option<Self> {
-        let dotprod = LEVEL < DOTPROD || is_aarch64_feature_detected!("dotprod");
-        let i8mm = LEVEL < I8MM || is_aarch64_feature_detected!("i8mm");
-        (is_aarch64_feature_detected!("neon") && dotprod && i8mm).then_some(Neon(()))
+        Self::needs().iter().all(|need| need.found).then_some(Neon(()))
     }
 
     fn run<K: Kernel>(self, kernel: K) -> K::Out {

@@ -1,6 +1,6 @@
 //! Plain Rust: the definition of every operation, and what runs where nothing better exists.
 
-use super::{Kernel, LANES, STRIPE, Simd};
+use super::{Kernel, LANES, Need, STRIPE, Simd};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock};
 use crate::ops::gemm;
@@ -34,7 +34,12 @@ unsafe impl Simd for Scalar {
     type I = [i32; LANES];
 
     const NAME: &'static str = "scalar";
+    const SUMMARY: &'static str = "plain Rust, for any CPU";
     const LAYOUT: Layout = Layout::Tiles(4);
+
+    fn needs() -> Vec<Need> {
+        Vec::new()
+    }
 
     fn new() -> Option<Self> {
         Some(Scalar)

@@ -1,0 +1,217 @@
+//! What a test has to do at least, and how fast this machine could do that.
+//!
+//! ```text
+//! MBU = bytes / (time * bandwidth)     bytes: all matrices once a pass, and the cached positions it reads
+//! MFU = sum over engines of multiplications / (time * peak of the engine)
+//! ```
+//!
+//! A pass is one token of a generation or one micro-batch of a prompt. Where one engine does all the work,
+//! MFU is its share of the peak; with several, the share of the time that all would take at their peaks.
+
+use super::figures;
+use super::run::Test;
+use llama_core::{Model, Tensor};
+use llama_kernels::{Cpu, limits};
+use std::time::Duration;
+
+/// How long each of a machine's limits is measured before a test.
+const PEAK: Duration = Duration::from_millis(50);
+/// How long the canary sings between two repetitions: its loop, and its reading of memory.
+const LOOP: Duration = Duration::from_millis(5);
+const STREAM: Duration = Duration::from_millis(15);
+
+/// What one repetition has to do.
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
+pub(super) struct Work {
+    /// Bytes from memory.
+    pub(super) bytes: u64,
+    /// Multiplications in integers, few tokens at a time and many.
+    integers: [u64; 2],
+    /// In floats; attention's too.
+    floats: u64,
+}
+
+/// What does not change from pass to pass.
+pub(super) struct Cost {
+    /// Bytes of all matrices but the embedding.
+    weights: u64,
+    /// Bytes of a position's keys and values.
+    position: u64,
+    /// Multiplications of a token in the layers' matrices, in integers and in floats.
+    layers: [u64; 2],
+    /// The same in the output matrix.
+    output: [u64; 2],
+    /// Multiplications of a pair of positions in attention.
+    pair: u64,
+}
+
+impl Cost {
+    pub(super) fn new(model: &Model, bytes_per_position: u64) -> Cost {
+        let (config, weights) = (model.config(), model.weights());
+        let add = |mut sums: [u64; 2], tensor: &Tensor| {
+            let matrix = tensor.matrix();
+            sums[usize::from(!matrix.format().is_integer())] += matrix.rows() as u64 * matrix.cols() as u64;
+            sums
+        };
+        let layers = weights.layers.iter().flat_map(|layer| layer.matrices()).fold([0; 2], add);
+        Cost {
+            weights: weights.bytes_per_token() - weights.token_embd.matrix().row_stride() as u64,
+            position: bytes_per_position,
+            layers,
+            output: add([0; 2], &weights.output),
+            pair: (config.n_layers * config.n_heads * (config.head_dim + config.value_dim)) as u64,
+        }
+    }
+
+    /// Bytes of weights that every pass reads.
+    pub(super) fn weights(&self) -> u64 {
+        self.weights
+    }
+
+    /// What a repetition of a test has to do, its prompt in pieces of at most `batch` tokens, and these in
+    /// micro-batches of at most `ubatch`.
+    pub(super) fn of(&self, test: Test, batch: usize, ubatch: usize) -> Work {
+        let mut work = Work::default();
+        let mut start = test.depth as usize;
+        let mut left = test.prompt as usize;
+        while left > 0 {
+            let piece = left.min(batch);
+            for done in (0..piece).step_by(ubatch) {
+                let tokens = ubatch.min(piece - done);
+                self.pass(&mut work, tokens, start);
+                start += tokens;
+            }
+            left -= piece;
+        }
+        for _ in 0..test.generated {
+            self.pass(&mut work, 1, start);
+            start += 1;
+        }
+        work
+    }
+
+    fn pass(&self, work: &mut Work, tokens: usize, start: usize) {
+        work.bytes += self.weights + self.position * (start + tokens) as u64;
+        work.integers[usize::from(tokens > Cpu::FEW_TOKENS)] += tokens as u64 * self.layers[0];
+        work.integers[0] += self.output[0]; // one token's logits
+        let pairs = (tokens * start + tokens * (tokens + 1) / 2) as u64;
+        work.floats += tokens as u64 * self.layers[1] + self.output[1] + pairs * self.pair;
+    }
+}
+
+/// What some threads of the machine can do, in operations (a multiplication and an addition being two) and
+/// bytes per second.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ceiling {
+    pub(super) bandwidth: f64,
+    pub(super) integers: Option<f64>,
+    pub(super) tiles: Option<f64>,
+    pub(super) floats: Option<f64>,
+}
+
+impl Ceiling {
+    /// The peak of a product's engine.
+    pub(super) fn of_product(&self, integers: bool, few_tokens: bool) -> Option<f64> {
+        match integers {
+            false => self.floats,
+            true if few_tokens => self.integers,
+            true => self.tiles.or(self.integers),
+        }
+    }
+
+    /// Share of the bandwidth.
+    pub(super) fn mbu(&self, work: &Work, seconds: f64) -> Option<f64> {
+        (self.bandwidth > 0.0).then(|| work.bytes as f64 / (seconds * self.bandwidth))
+    }
+
+    /// Share of the peaks of arithmetic.
+    pub(super) fn mfu(&self, work: &Work, seconds: f64) -> Option<f64> {
+        let parts = [
+            (work.integers[0], self.of_product(true, true)),
+            (work.integers[1], self.of_product(true, false)),
+            (work.floats, self.floats),
+        ];
+        let at_peak = parts.into_iter().filter(|(macs, _)| *macs > 0);
+        let at_peak: f64 =
+            at_peak.map(|(macs, peak)| Some(2.0 * macs as f64 / peak?)).sum::<Option<f64>>()?;
+        Some(at_peak / seconds)
+    }
+}
+
+/// Watches the machine while something is measured.
+pub(super) struct Canary<'a> {
+    memory: &'a [u8],
+    threads: usize,
+    clock: Vec<f64>,
+    stream: Vec<f64>,
+}
+
+impl<'a> Canary<'a> {
+    /// `memory` is what no cache holds.
+    pub(super) fn new(memory: &'a [u8], threads: usize) -> Canary<'a> {
+        Canary { memory, threads, clock: Vec::new(), stream: Vec::new() }
+    }
+
+    /// Takes 20 milliseconds.
+    pub(super) fn sing(&mut self) {
+        self.clock.push(limits::clock(self.threads, LOOP));
+        self.stream.push(limits::stream(self.memory, self.threads, STREAM));
+    }
+
+    /// How much the machine's clock and the speed of its memory changed, as shares of their medians.
+    pub(super) fn spreads(&self) -> [f64; 2] {
+        [figures::spread(&self.clock), figures::spread(&self.stream)]
+    }
+
+    /// The machine's limits, with the best bandwidth that was seen.
+    pub(super) fn ceiling(&self, cpu: &Cpu) -> Ceiling {
+        let (isa, threads) = (cpu.isa(), cpu.threads());
+        Ceiling {
+            bandwidth: figures::max(&self.stream),
+            integers: limits::integer_peak(isa, threads, PEAK),
+            tiles: limits::tile_peak(isa, threads, PEAK),
+            floats: limits::float_peak(isa, threads, PEAK),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COST: Cost = Cost { weights: 1000, position: 10, layers: [50, 5], output: [7, 0], pair: 2 };
+
+    #[test]
+    fn a_prompt_reads_the_weights_once_a_micro_batch() {
+        let test = Test { prompt: 20, generated: 0, depth: 4 };
+        let work = COST.of(test, 100, 16);
+        assert_eq!(work.bytes, 2 * 1000 + 10 * (20 + 24));
+        // The rest of four tokens goes through other kernels.
+        assert_eq!(work.integers, [4 * 50 + 2 * 7, 16 * 50]);
+        let pairs = (5..=24).sum::<u64>();
+        assert_eq!(work.floats, 20 * 5 + pairs * 2);
+        // Pieces are cut before micro-batches are.
+        assert_eq!(COST.of(test, 10, 16), COST.of(test, 10, 10));
+        assert_eq!(COST.of(test, 10, 16).bytes, 2 * 1000 + 10 * (14 + 24));
+    }
+
+    #[test]
+    fn a_generation_reads_them_once_a_token() {
+        let test = Test { prompt: 0, generated: 3, depth: 0 };
+        let work = COST.of(test, 1, 1);
+        assert_eq!(work.bytes, 3 * 1000 + 10 * (1 + 2 + 3));
+        assert_eq!((work.integers, work.floats), ([3 * 57, 0], 3 * 5 + (1 + 2 + 3) * 2));
+    }
+
+    #[test]
+    fn shares_are_of_bandwidth_and_peaks() {
+        let work = Work { bytes: 500, integers: [50, 100], floats: 25 };
+        let ceiling = Ceiling { bandwidth: 1000.0, integers: Some(200.0), tiles: None, floats: Some(100.0) };
+        assert_eq!(ceiling.mbu(&work, 2.0), Some(0.25));
+        assert_eq!(ceiling.mfu(&work, 4.0), Some((100.0 / 200.0 + 200.0 / 200.0 + 50.0 / 100.0) / 4.0));
+        let tiles = Ceiling { tiles: Some(400.0), ..ceiling };
+        assert_eq!(tiles.mfu(&work, 4.0), Some((100.0 / 200.0 + 200.0 / 400.0 + 50.0 / 100.0) / 4.0));
+        assert_eq!(Ceiling { floats: None, ..ceiling }.mfu(&work, 4.0), None);
+        assert_eq!(Ceiling { bandwidth: 0.0, ..ceiling }.mbu(&work, 4.0), None);
+    }
+}

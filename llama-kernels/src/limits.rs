@@ -1,0 +1,304 @@
+//! What the machine can do at most: loops that do one thing, with the instructions that the kernels have.
+//!
+//! A ceiling is worth as much as its moment: a shared machine changes its speed from minute to minute. So
+//! each of these takes a time, of which some ten milliseconds are enough, and is meant to be called again
+//! right before or between the runs that it is put beside. The best of several short runs counts, except
+//! for [`clock`], which is there to notice a disturbance.
+//!
+//! Threads are started for each call and not taken from a [`Cpu`](crate::Cpu).
+
+use crate::format::Lane;
+use crate::simd::{Kernel, LANES, STRIPE, Simd};
+use crate::{available, run_on};
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Runs of which the fastest counts, where no time is given.
+const RUNS: usize = 3;
+
+/// Bytes that are read from memory in one go: short enough for a busy machine not to interrupt each.
+const SLICE: usize = 64 << 20;
+
+/// A run shorter than this says little; one much longer will be interrupted.
+const RUN: Duration = Duration::from_millis(4);
+
+/// Bytes per second at which `threads` threads read memory that no cache holds.
+///
+/// Memory is read from its beginning, again and again until the time is over. If it is not at least twice
+/// as large as the last-level cache, the figure is the cache's.
+///
+/// # Panics
+/// If there are no threads, or the system cannot start them.
+pub fn stream(memory: &[u8], threads: usize, time: Duration) -> f64 {
+    let isa = available().pop().expect("scalar at least");
+    // With and without the help of prefetches.
+    let distances = [0, 4096, 8192].into_iter().cycle();
+    let (clock, mut best) = (Instant::now(), 0.0f64);
+    for (slice, ahead) in memory.chunks(SLICE).cycle().zip(distances) {
+        // A rest would be read faster than memory can be.
+        if slice.len() == SLICE || memory.len() < SLICE {
+            let mut parts: Vec<_> = slice.chunks(slice.len().div_ceil(threads)).collect();
+            let seconds = together(&mut parts, |part| {
+                run_on(isa, Read { part, ahead });
+            });
+            best = best.max(slice.len() as f64 / seconds);
+        }
+        if clock.elapsed() >= time {
+            break;
+        }
+    }
+    best
+}
+
+/// Bytes per second, those read and those written, at which `threads` threads copy `bytes` bytes.
+pub fn copy(bytes: usize, threads: usize) -> f64 {
+    let part = || vec![1u8; bytes / threads];
+    let mut parts: Vec<_> = (0..threads).map(|_| (part(), part())).collect();
+    2.0 * bytes as f64 / fastest(&mut parts, |(from, to)| to.copy_from_slice(black_box(from)))
+}
+
+/// Operations per second, a multiplication and an addition being two, of an ISA's integer dot products on
+/// operands in the first-level cache; `None` if this CPU does not have the ISA.
+pub fn integer_peak(isa: &str, threads: usize, time: Duration) -> Option<f64> {
+    // The tile that fits the registers best counts.
+    let peaks = [
+        peak(isa, threads, time / 3, |rounds| Integers::<3> { rounds })?,
+        peak(isa, threads, time / 3, |rounds| Integers::<6> { rounds })?,
+        peak(isa, threads, time / 3, |rounds| Integers::<12> { rounds })?,
+    ];
+    peaks.into_iter().reduce(f64::max)
+}
+
+/// Operations per second of an ISA's fused multiply-adds in registers; `None` if this CPU does not have
+/// the ISA.
+pub fn float_peak(isa: &str, threads: usize, time: Duration) -> Option<f64> {
+    let peaks = [
+        peak(isa, threads, time / 2, |rounds| Floats::<6> { rounds })?,
+        peak(isa, threads, time / 2, |rounds| Floats::<12> { rounds })?,
+    ];
+    peaks.into_iter().reduce(f64::max)
+}
+
+/// Operations per second of an ISA's matrix tiles on operands in the first-level cache; `None` if it has
+/// no tiles, or this CPU does not have the ISA.
+pub fn tile_peak(isa: &str, threads: usize, time: Duration) -> Option<f64> {
+    peak(isa, threads, time, |rounds| Tiles { rounds })
+}
+
+/// Turns per second of a loop that does one dependent addition after the other, by the slowest of `threads`
+/// threads. It does not depend on memory: it changes with the clock, and where others take a thread's core.
+pub fn clock(threads: usize, time: Duration) -> f64 {
+    const TURNS: u32 = 4096;
+    let mut rates = vec![0.0; threads];
+    together(&mut rates, |rate| {
+        let (clock, mut turns, mut x) = (Instant::now(), 0.0, 1u32);
+        while clock.elapsed() < time {
+            for turn in 0..TURNS {
+                x = black_box(x.wrapping_add(turn));
+            }
+            turns += f64::from(TURNS);
+        }
+        black_box(x);
+        *rate = turns / clock.elapsed().as_secs_f64();
+    });
+    rates.into_iter().fold(f64::INFINITY, f64::min)
+}
+
+/// Times per second that a cache line goes from one thread to another and back; `None` on one core.
+pub fn round_trips(threads: usize) -> Option<f64> {
+    const TRIPS: usize = 100_000;
+    let turn = AtomicUsize::new(0);
+    let seconds = (threads > 1).then(|| {
+        fastest(&mut [0, 1], |&mut me| {
+            let start = turn.load(Ordering::Acquire) / (2 * TRIPS) * (2 * TRIPS);
+            for trip in 0..TRIPS {
+                let mine = start + 2 * trip + me;
+                while turn.load(Ordering::Acquire) != mine {
+                    std::hint::spin_loop();
+                }
+                turn.store(mine + 1, Ordering::Release);
+            }
+        })
+    });
+    seconds.map(|seconds| TRIPS as f64 / seconds)
+}
+
+/// Seconds until all threads, each with its part, have done the work.
+fn together<P: Send>(parts: &mut [P], work: impl Fn(&mut P) + Sync) -> f64 {
+    let barrier = Barrier::new(parts.len());
+    let timed = |part: &mut P| {
+        barrier.wait();
+        let clock = Instant::now();
+        work(part);
+        clock.elapsed()
+    };
+    let slowest = std::thread::scope(|scope| {
+        let threads: Vec<_> = parts.iter_mut().map(|part| scope.spawn(|| timed(part))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).max()
+    });
+    slowest.unwrap_or_default().as_secs_f64().max(1e-9)
+}
+
+/// The same for the fastest of some runs.
+fn fastest<P: Send>(parts: &mut [P], work: impl Fn(&mut P) + Sync) -> f64 {
+    (0..RUNS).map(|_| together(parts, &work)).fold(f64::INFINITY, f64::min)
+}
+
+/// The best rate of a kernel that repeats its loop as often as it is told and returns how many operations
+/// that were; `None` if they are none, or there is no such ISA.
+fn peak<K: Kernel<Out = f64>>(
+    isa: &str,
+    threads: usize,
+    time: Duration,
+    kernel: impl Fn(usize) -> K + Sync,
+) -> Option<f64> {
+    let (clock, mut rounds, mut best) = (Instant::now(), 16, 0.0f64);
+    run_on(isa, kernel(1)).filter(|&operations| operations > 0.0)?;
+    loop {
+        let mut operations = vec![0.0; threads];
+        let seconds = together(&mut operations, |operations| {
+            *operations = run_on(isa, kernel(rounds)).unwrap_or_default();
+        });
+        best = best.max(operations.iter().sum::<f64>() / seconds);
+        if clock.elapsed() >= time {
+            return Some(best);
+        }
+        if seconds < RUN.as_secs_f64() / 2.0 {
+            rounds *= 2;
+        }
+    }
+}
+
+/// Adds up the bytes' words, prefetching `ahead` bytes before they are needed.
+#[derive(Clone, Copy)]
+struct Read<'a> {
+    part: &'a [u8],
+    ahead: usize,
+}
+
+impl Kernel for Read<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let mut sums = [s.splat_i32(0); 4];
+        for lines in self.part.as_chunks::<STRIPE>().0.as_chunks::<4>().0 {
+            for (sum, line) in sums.iter_mut().zip(lines) {
+                if self.ahead > 0 {
+                    s.prefetch(line.as_ptr().wrapping_add(self.ahead));
+                }
+                *sum = s.add_i32(*sum, s.load_bytes(line));
+            }
+        }
+        let mut out = [0; LANES];
+        for sum in sums {
+            s.store_i32(sum, &mut out);
+            black_box(&out);
+        }
+    }
+}
+
+/// Groups of four columns that share a scale.
+const QUADS: usize = 8;
+
+/// Dot products of 4-bit weights of sixteen rows with the bytes of `MT` tokens.
+struct Integers<const MT: usize> {
+    rounds: usize,
+}
+
+impl<const MT: usize> Kernel for Integers<MT> {
+    type Out = f64;
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> f64 {
+        let (w, x) = ([[7; STRIPE]; QUADS], [[0x0102_0304; MT]; QUADS]);
+        let mut total = [s.splat_i32(0); MT];
+        for _ in 0..self.rounds {
+            let dots = s.dot_panel::<Lane<4, false, false>, QUADS, MT>(black_box(&w), black_box(&x));
+            for (total, dot) in total.iter_mut().zip(dots) {
+                *total = s.add_i32(*total, dot);
+            }
+        }
+        let mut out = [0; LANES];
+        for total in total {
+            s.store_i32(total, &mut out);
+            black_box(&out);
+        }
+        (2 * self.rounds * QUADS * STRIPE * MT) as f64
+    }
+}
+
+/// Chains of multiply-adds, `N` of sixteen lanes each.
+struct Floats<const N: usize> {
+    rounds: usize,
+}
+
+impl<const N: usize> Kernel for Floats<N> {
+    type Out = f64;
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> f64 {
+        let (half, one) = (s.splat(black_box(0.5)), s.splat(black_box(1.0)));
+        let mut x = [one; N];
+        for _ in 0..8 * self.rounds {
+            for x in &mut x {
+                *x = s.fma(*x, half, one);
+            }
+        }
+        let mut out = [0.0; LANES];
+        for x in x {
+            s.store(x, &mut out);
+            black_box(&out);
+        }
+        (2 * 8 * self.rounds * N * LANES) as f64
+    }
+}
+
+/// Products of matrix tiles.
+struct Tiles {
+    rounds: usize,
+}
+
+impl Kernel for Tiles {
+    type Out = f64;
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> f64 {
+        (2 * self.rounds * s.multiply_tiles(self.rounds)) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(2);
+
+    #[test]
+    fn every_available_instruction_set_has_its_peaks_and_no_other() {
+        for isa in available() {
+            for threads in [1, 2] {
+                let integer = integer_peak(isa, threads, SHORT).unwrap();
+                let float = float_peak(isa, threads, SHORT).unwrap();
+                assert!(integer.is_finite() && integer > 1e6 && float.is_finite() && float > 1e6, "{isa}");
+            }
+            assert_eq!(tile_peak(isa, 1, SHORT).is_some(), isa == "amx", "{isa}");
+        }
+        assert!(integer_peak("z80", 1, SHORT).is_none() && tile_peak("z80", 1, SHORT).is_none());
+    }
+
+    #[test]
+    fn memory_of_any_size_is_read_at_some_speed() {
+        for len in [1, 1000, SLICE + 1] {
+            let rate = stream(&vec![1; len], 2, SHORT);
+            assert!(rate.is_finite() && rate > 0.0, "{len} bytes: {rate}");
+        }
+        assert_eq!(stream(&[], 2, SHORT), 0.0);
+    }
+
+    #[test]
+    fn the_clock_ticks() {
+        for threads in [1, 3] {
+            let rate = clock(threads, SHORT);
+            assert!(rate.is_finite() && rate > 1e6, "{threads} threads: {rate}");
+        }
+    }
+}
