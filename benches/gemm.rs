@@ -4,6 +4,7 @@ use llama_benches::{
     Figure, check, cpus, criterion, float_peak, integer_peak, label, measure, product, repeat, weights,
 };
 use llama_kernels::{Format, Matrix, default_threads};
+use llama_tests::close::Activations;
 use llama_tests::shapes::Data;
 use std::cell::LazyCell;
 
@@ -26,10 +27,11 @@ fn main() {
                 check(|rows| product(cpu.isa(), w, rows, &x), &y, ROWS);
 
                 let (isa, threads) = (cpu.isa(), cpu.threads());
+                let rounds = Activations::on(isa, format, tokens, false) == Activations::Bf16;
                 let (peak, limit) = match format.is_integer() {
+                    // They are in no kernel's vocabulary.
+                    _ if rounds => (None, "dot products in bfloat16"),
                     false => (float_peak(isa, threads), "the ISA's multiply-adds"),
-                    // No operation of a kernel's vocabulary is as fast as they are.
-                    true if isa == "amx" => (None, "AMX's tiles"),
                     true => (integer_peak(isa, threads), "the ISA's integer dot products"),
                 };
                 let figure = Figure::compute(2.0 * (tokens * ROWS * COLS) as f64, peak, limit);

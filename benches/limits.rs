@@ -2,7 +2,7 @@
 
 use llama_kernels::format::Lane;
 use llama_kernels::simd::{Kernel, LANES, STRIPE, Simd};
-use llama_kernels::{available, run_on};
+use llama_kernels::{default_isa, run_on};
 use std::hint::black_box;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ const SLICE: usize = 64 << 20;
 /// # Panics
 /// If there is none.
 pub fn stream(memory: &[u8], threads: usize) -> f64 {
-    let isa = available().pop().expect("scalar at least");
+    let isa = default_isa();
     // With and without the help of prefetches.
     let distances = [0, 4096, 8192].into_iter().cycle();
     let rate = |(slice, ahead): (&[u8], usize)| {

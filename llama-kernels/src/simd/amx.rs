@@ -13,8 +13,8 @@
 //! transpose each tile of C, in registers, to [token][row]
 //! ```
 //!
-//! F32, F16 and BF16 stay with the float engine: rounding the activations of such models to bfloat16 costs
-//! precision that their users chose to pay for.
+//! BF16 weights are tiles as they lie in the file, so that only the activations are rounded. F32 and F16 stay
+//! with the float engine: rounding such models to bfloat16 costs precision that their users chose to pay for.
 //!
 //! C lives in the output between blocks of columns and is reloaded as the initial accumulator, so that
 //! the size of a block does not change a bit of the result.
@@ -31,6 +31,7 @@ use crate::matrix::Matrix;
 use crate::ops::gemm::Job;
 use core::arch::asm;
 use core::arch::x86_64::*;
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 /// Groups of 32 columns in a block: 512 columns of 512 tokens are 512 KiB of B.
@@ -108,13 +109,52 @@ impl Drop for Tiles {
     }
 }
 
-/// Columns that are unpacked at a time: the fewest blocks that are whole stripes.
-fn unit_cols<B: IntegerBlock>() -> usize {
-    B::UNIT * B::LEN
+/// Weights that become lines of bfloat16 panels.
+trait Source {
+    /// Columns that are unpacked at a time, whole stripes.
+    const COLS: usize;
+
+    /// Unpacks the `unit`th [`COLS`](Self::COLS) columns of a row: line `i` of the panel's row gets 32 of
+    /// them. Columns beyond the row's end are zero.
+    fn unpack(s: Avx512<AMX>, row: &[u8], unit: usize, lines: &mut [[u8; STRIPE]]);
 }
 
-/// Unpacks the `unit`th [`unit_cols`] columns of a row: line `i` of the panel's row gets 32 of them. Columns
-/// beyond the row's end are zero.
+/// Blocks of an integer format: the fewest that are whole stripes at a time.
+struct Integers<B>(PhantomData<B>);
+
+impl<B: IntegerBlock> Source for Integers<B> {
+    const COLS: usize = B::UNIT * B::LEN;
+
+    #[inline(always)]
+    fn unpack(s: Avx512<AMX>, row: &[u8], unit: usize, lines: &mut [[u8; STRIPE]]) {
+        unpack::<B>(s, row, unit, lines);
+    }
+}
+
+/// Numbers that are bfloat16 already.
+struct Pairs;
+
+impl Source for Pairs {
+    const COLS: usize = STRIPE;
+
+    #[inline(always)]
+    fn unpack(_: Avx512<AMX>, row: &[u8], unit: usize, lines: &mut [[u8; STRIPE]]) {
+        let row = &row[unit * 2 * Self::COLS..];
+        for half in 0..2 {
+            let rest = row.get(half * STRIPE..).unwrap_or(&[]);
+            let line = &mut lines[half * ROWS];
+            match rest.first_chunk() {
+                Some(whole) => *line = *whole,
+                None => {
+                    *line = [0; STRIPE];
+                    line[..rest.len()].copy_from_slice(rest);
+                }
+            }
+        }
+    }
+}
+
+/// [`Source::unpack`] of integers.
 #[inline(always)]
 fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], unit: usize, lines: &mut [[u8; STRIPE]]) {
     let blocks = B::cast(row);
@@ -127,7 +167,7 @@ fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], unit: usize, lines: &mut 
             &padded[..]
         }
     };
-    for i in 0..unit_cols::<B>() / STRIPE {
+    for i in 0..Integers::<B>::COLS / STRIPE {
         let w = B::unpack(s, unit, i);
         // value = scale * q + offset, exactly as far as one rounding allows
         let zero = B::ZERO.map_or(0.0, |zero| (1u32 << zero) as f32);
@@ -146,10 +186,10 @@ fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], unit: usize, lines: &mut 
     }
 }
 
-/// Evaluates intrinsics, where an `Avx512<AMX>` is the proof.
+/// Evaluates intrinsics, where an `Avx512`, of AMX for bfloat16, is the proof.
 macro_rules! amx {
     ($($body:tt)*) => {
-        // SAFETY: callers hold an `Avx512<AMX>`; no memory is accessed but through its safe methods.
+        // SAFETY: callers hold an `Avx512`; no memory is accessed but through its safe methods.
         unsafe { $($body)* }
     };
 }
@@ -205,18 +245,29 @@ impl Unpacking<'_> {
 
     /// Unpacks one more unit into `lines`, the panel.
     #[inline(always)]
-    fn step<B: IntegerBlock>(&mut self, s: Avx512<AMX>, lines: &mut [[u8; STRIPE]]) {
+    fn step<W: Source>(&mut self, s: Avx512<AMX>, lines: &mut [[u8; STRIPE]]) {
         let (row, unit) = (self.done / self.units, self.done % self.units);
         let bytes = self.w.rows_bytes(self.first + row..self.first + row + 1);
-        let line = unit * (unit_cols::<B>() / GROUP) * ROWS + row;
-        unpack::<B>(s, bytes, self.start + unit, &mut lines[line..]);
+        let line = unit * (W::COLS / GROUP) * ROWS + row;
+        W::unpack(s, bytes, self.start + unit, &mut lines[line..]);
         self.done += 1;
     }
 }
 
-/// The bfloat16 engine.
+/// The bfloat16 engine for integer formats.
 #[inline(always)]
-pub(super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
+pub(super) fn gemm_integer<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
+    gemm::<Integers<B>>(s, job);
+}
+
+/// The bfloat16 engine for matrices of bfloat16 numbers.
+#[inline(always)]
+pub(super) fn gemm_bf16(s: Avx512<AMX>, job: Job<'_>) {
+    gemm::<Pairs>(s, job);
+}
+
+#[inline(always)]
+fn gemm<W: Source>(s: Avx512<AMX>, job: Job<'_>) {
     let Job { w, rows, acts, out, panel, .. } = job;
     let (k, tokens) = (acts.cols, acts.tokens);
     assert_eq!(w.cols(), k, "columns of the matrix, features of the activations");
@@ -232,13 +283,13 @@ pub(super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
             w,
             first,
             rows: ROWS.min(rows.end.saturating_sub(first)),
-            start: start * GROUP / unit_cols::<B>(),
-            units: (n * GROUP).div_ceil(unit_cols::<B>()),
+            start: start * GROUP / W::COLS,
+            units: (n * GROUP).div_ceil(W::COLS),
             done: 0,
         };
         let mut coming = unpacking(rows.start);
         while coming.left() > 0 {
-            coming.step::<B>(s, now);
+            coming.step::<W>(s, now);
         }
         for first in rows.clone().step_by(ROWS) {
             let mut coming = unpacking(first + ROWS);
@@ -247,20 +298,20 @@ pub(super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
             let (mut debt, work, steps) = (0, coming.left(), padded / ROWS * n);
             for tile in 0..padded / ROWS {
                 let wide = tokens > tile * ROWS + LANES;
-                let b = &acts.tile(tile)[start * PAIR_WORDS..][..n * PAIR_WORDS];
+                let b = &acts.pairs(tile)[start * PAIR_WORDS..][..n * PAIR_WORDS];
                 panel.load(c, tile, padded, wide);
                 for step in 0..n {
                     panel.multiply(b, step, wide);
                     debt += work; // the next panel is unpacked evenly in the shadow of the products
                     while debt >= steps && coming.left() > 0 {
                         debt -= steps;
-                        coming.step::<B>(s, next);
+                        coming.step::<W>(s, next);
                     }
                 }
                 panel.store(c, tile, padded, wide);
             }
             while coming.left() > 0 {
-                coming.step::<B>(s, next);
+                coming.step::<W>(s, next);
             }
             std::mem::swap(&mut now, &mut next);
         }
@@ -268,7 +319,13 @@ pub(super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
     drop(tiles);
     let panels = rows.len().div_ceil(LANES);
     for tile in out[..panels * padded].as_chunks_mut::<LANES>().0 {
-        transpose(s, tile);
+        let mut lines = [s.splat(0.0); LANES];
+        for (r, line) in lines.iter_mut().zip(tile.iter()) {
+            *r = s.load(line);
+        }
+        for (t, line) in transposed(s, lines).into_iter().zip(tile) {
+            s.store(t, line);
+        }
     }
 }
 
@@ -353,13 +410,9 @@ impl Block<'_> {
     }
 }
 
-/// Transposes sixteen lines of sixteen floats.
+/// Sixteen lines of sixteen floats (or any words), transposed.
 #[inline(always)]
-fn transpose(s: Avx512<AMX>, tile: &mut [[f32; LANES]; LANES]) {
-    let mut r = [s.splat(0.0); LANES];
-    for (r, line) in r.iter_mut().zip(tile.iter()) {
-        *r = s.load(line);
-    }
+pub(super) fn transposed<const LEVEL: u32>(_proof: Avx512<LEVEL>, mut r: [__m512; LANES]) -> [__m512; LANES] {
     let mut t = r;
     amx! {
         for i in 0..8 {
@@ -389,7 +442,5 @@ fn transpose(s: Avx512<AMX>, tile: &mut [[f32; LANES]; LANES]) {
             t[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
         }
     }
-    for (t, line) in t.iter().zip(tile) {
-        s.store(*t, line);
-    }
+    t
 }
