@@ -3,8 +3,7 @@
 //! Float formats read the activations as they are. Integer formats read them quantized to bytes in
 //! groups of 32 (`x = scale * q`, q in -127..=127), in one of two layouts:
 //!
-//! * [`Layout::Rows`], for few tokens (GEMV): planes per token, a stripe of 64 columns at a time:
-//!   64 bytes; the negated sum of each four of them; the scale and the sum of each 16.
+//! * [`Layout::Rows`], for few tokens (GEMV): token by token, a [`Span`] for each 256 columns.
 //! * [`Layout::Tiles`], for many (GEMM): `MT` tokens side by side, per group of 32 columns
 //!   `{ 8 x MT dwords, 2 x MT negated sums of 16, MT scales }`, so that one pointer serves and
 //!   each dword is broadcast straight from memory.
@@ -13,8 +12,8 @@
 //! tokens lie side by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2
 //! columns`; in [`Layout::Tiles`], it is one tile of sixteen rows of `MT tokens x 2 columns`.
 
-use crate::buffer::Buffer;
-use crate::simd::{LANES, STRIPE};
+use crate::buffer::{Buffer, Zero};
+use crate::simd::{LANES, SPAN, STRIPE};
 
 /// Columns that share a scale.
 pub(crate) const GROUP: usize = 32;
@@ -36,7 +35,7 @@ pub(crate) enum Form {
 /// How prepared activations lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Layout {
-    /// Planes per token.
+    /// Spans, token by token.
     Rows,
     /// Tiles of this many tokens.
     Tiles(usize),
@@ -99,37 +98,34 @@ pub struct Acts {
     pub(crate) layout: Layout,
     pub(crate) tokens: usize,
     pub(crate) cols: usize,
-    pub(crate) bytes: Buffer<[u8; STRIPE]>,
-    pub(crate) sums: Buffer<[i32; LANES]>,
-    pub(crate) quads: Buffer<[[f32; 4]; 2]>,
+    pub(crate) spans: Buffer<Span>,
     pub(crate) tiles: Buffer<i32>,
     pub(crate) pairs: Buffer<i32>,
 }
 
-/// The quantized activations of one token, in the layout of rows.
+/// 256 columns of one token's quantized activations. What lies beyond the last column is zero.
 #[derive(Clone, Copy)]
-pub(crate) struct Row<'a> {
-    /// The bytes of each stripe.
-    pub bytes: &'a [[u8; STRIPE]],
-    /// The negated sums of each four bytes.
-    pub sums: &'a [[i32; LANES]],
-    /// For each quarter of a stripe the scale, and the scale times the sum.
-    pub quads: &'a [[[f32; 4]; 2]],
+#[repr(C, align(64))]
+pub(crate) struct Span {
+    /// The bytes, a stripe at a time.
+    pub bytes: [[u8; STRIPE]; SPAN / STRIPE],
+    /// The scale of each 16 columns.
+    pub scales: [f32; LANES],
+    /// The sum of each 16 columns: the scale times the sum of the bytes.
+    pub totals: [f32; LANES],
 }
 
-/// The same, to be written.
-pub(crate) struct RowMut<'a> {
-    /// As in [`Row`].
-    pub bytes: &'a mut [[u8; STRIPE]],
-    /// As in [`Row`].
-    pub sums: &'a mut [[i32; LANES]],
-    /// As in [`Row`].
-    pub quads: &'a mut [[[f32; 4]; 2]],
-}
+// SAFETY: arrays of numbers: all zeros are valid.
+unsafe impl Zero for Span {}
 
 /// Stripes that hold `cols` columns.
 pub(crate) fn stripes(cols: usize) -> usize {
     cols.div_ceil(STRIPE)
+}
+
+/// Spans that hold `cols` columns.
+pub(crate) fn spans(cols: usize) -> usize {
+    cols.div_ceil(SPAN)
 }
 
 impl Acts {
@@ -142,9 +138,7 @@ impl Acts {
             layout: Layout::Rows,
             tokens: 0,
             cols: 0,
-            bytes: Buffer::new(0),
-            sums: Buffer::new(0),
-            quads: Buffer::new(0),
+            spans: Buffer::new(0),
             tiles: Buffer::new(0),
             pairs: Buffer::new(0),
         }
@@ -161,9 +155,9 @@ impl Acts {
         (self.tokens, self.cols, self.layout) = (tokens, cols, layout);
         let tiles = tokens.div_ceil(layout.tile());
         if wanted(Form::Bytes) {
-            let n = tokens * stripes(cols);
-            if layout == Layout::Rows && self.bytes.len() < n {
-                (self.bytes, self.sums, self.quads) = (Buffer::new(n), Buffer::new(n), Buffer::new(n));
+            let n = tokens * spans(cols);
+            if layout == Layout::Rows && self.spans.len() < n {
+                self.spans = Buffer::new(n);
             }
             let n = tiles * layout.tile_words(cols);
             if self.tiles.len() < n {
@@ -180,17 +174,16 @@ impl Acts {
 
     /// Bytes that a batch of `tokens` x `cols` takes at most, in any layout.
     pub(crate) fn size(tokens: usize, cols: usize) -> usize {
-        let rows = tokens * stripes(cols) * (STRIPE + 4 * LANES + 32);
+        let rows = tokens * spans(cols) * size_of::<Span>();
         let group = 4 * (TILE_WORDS + GROUP / 2);
         rows.max((tokens + PAIR_TOKENS) * stripes(cols) * (STRIPE / GROUP) * group)
     }
 
     /// One token's quantized activations.
-    pub(crate) fn row(&self, token: usize) -> Row<'_> {
+    pub(crate) fn row(&self, token: usize) -> &[Span] {
         assert!(self.layout == Layout::Rows && token < self.tokens, "token {token} of {}", self.tokens);
-        let n = stripes(self.cols);
-        let range = token * n..(token + 1) * n;
-        Row { bytes: &self.bytes[range.clone()], sums: &self.sums[range.clone()], quads: &self.quads[range] }
+        let n = spans(self.cols);
+        &self.spans[token * n..(token + 1) * n]
     }
 
     /// One quantized tile's words.

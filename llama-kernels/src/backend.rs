@@ -3,7 +3,7 @@
 //! [`available`] is the only list of instruction sets. [`Backend`] has one implementation, for every
 //! [`Simd`]; it matches the format of a matrix once per call, outside of [`Simd::run`].
 
-use crate::acts::{Acts, Form, Layout, RowMut};
+use crate::acts::{Acts, Form, Layout, Span};
 use crate::format::{F16, FloatBlock, Format, IntegerBlock, with_block};
 use crate::matrix::Matrix;
 use crate::ops::attention::{Attend, Merge};
@@ -33,7 +33,7 @@ pub(crate) trait Backend: Send + Sync {
     fn form(&self, format: Format, layout: Layout) -> Form;
 
     /// Quantizes one token's activations into the layout of rows.
-    fn quantize_row(&self, x: &[f32], out: RowMut<'_>);
+    fn quantize_row(&self, x: &[f32], out: &mut [Span]);
 
     /// Quantizes a tile of tokens, `x[token][cols]`, in the layout of many tokens.
     fn quantize_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
@@ -97,7 +97,7 @@ impl<S: Simd> Backend for S {
         )
     }
 
-    fn quantize_row(&self, x: &[f32], out: RowMut<'_>) {
+    fn quantize_row(&self, x: &[f32], out: &mut [Span]) {
         self.run(QuantizeRow { x, out });
     }
 
@@ -281,4 +281,19 @@ pub(crate) fn best() -> &'static dyn Backend {
 /// The available instruction set with this name.
 pub(crate) fn by_name(name: &str) -> Option<&'static dyn Backend> {
     available().into_iter().find(|b| b.name().eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_preferred_instruction_set_is_chosen() {
+        let (all, chosen) = (available(), best().name());
+        eprintln!("{chosen} of {:?}", crate::available());
+        let at = all.iter().position(|b| b.name() == chosen).unwrap();
+        assert!(all[at].preferred() && all[at + 1..].iter().all(|b| !b.preferred()));
+        // Those that are not are to be had by name.
+        assert!(all.iter().all(|b| by_name(b.name()).is_some()));
+    }
 }

@@ -6,7 +6,7 @@
 mod attention;
 
 use self::attention::Attention;
-use crate::acts::{Acts, Form, Layout, PAIR_TOKENS, RowMut, stripes};
+use crate::acts::{Acts, Form, Layout, PAIR_TOKENS, spans};
 use crate::backend::{self, Backend};
 use crate::buffer::Buffer;
 use crate::kv::KvLayer;
@@ -355,39 +355,23 @@ impl Ops<'_> {
         let layout = if rows { Layout::Rows } else { backend.layout() };
         let wanted = |form| weights.iter().any(|w| backend.form(w.format(), layout) == form);
         acts.reshape(tokens, cols, layout, wanted);
+        let tile = layout.tile() * cols;
         if wanted(Form::Bytes) {
             if layout == Layout::Rows {
-                let n = stripes(cols);
-                let (bytes, sums, quads) =
-                    (Parts::new(&mut acts.bytes), Parts::new(&mut acts.sums), Parts::new(&mut acts.quads));
+                let (n, rows) = (spans(cols), Parts::new(&mut acts.spans));
                 self.team.split(tokens, &|_, t| {
-                    let range = t * n..(t + 1) * n;
-                    // SAFETY: each piece writes the rows of its own token.
-                    let out = unsafe {
-                        RowMut {
-                            bytes: bytes.part(range.clone()),
-                            sums: sums.part(range.clone()),
-                            quads: quads.part(range),
-                        }
-                    };
+                    // SAFETY: each piece writes the spans of its own token.
+                    let out = unsafe { rows.part(t * n..(t + 1) * n) };
                     backend.quantize_row(&x[t * cols..(t + 1) * cols], out);
                 });
             } else {
-                self.each_tile(
-                    &mut acts.tiles,
-                    layout.tile_words(cols),
-                    x,
-                    layout.tile() * cols,
-                    |x, out| {
-                        backend.quantize_tile(x, cols, out);
-                    },
-                );
+                let words = layout.tile_words(cols);
+                self.each_tile(&mut acts.tiles, words, x, tile, |x, out| backend.quantize_tile(x, cols, out));
             }
         }
         if wanted(Form::Pairs) {
-            self.each_tile(&mut acts.pairs, layout.pair_words(cols), x, layout.tile() * cols, |x, out| {
-                backend.round_tile(x, cols, out);
-            });
+            let words = layout.pair_words(cols);
+            self.each_tile(&mut acts.pairs, words, x, tile, |x, out| backend.round_tile(x, cols, out));
         }
     }
 
