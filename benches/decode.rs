@@ -4,7 +4,7 @@ use llama_benches::{Figure, PROBE, cold_memory, cpus, criterion, label, measure}
 use llama_core::synth::{Shape, Spec, Synth};
 use llama_core::{Model, Options, Token};
 use llama_kernels::limits::stream;
-use llama_kernels::{Cpu, Format, available};
+use llama_kernels::{Cpu, Format, default_isa};
 use llama_tests::close::Answer;
 use llama_tests::naive::Naive;
 use std::cell::LazyCell;
@@ -26,8 +26,8 @@ fn main() {
         });
         let large = LazyCell::new(|| Subject::new("1.1b", format));
         // The benchmark gemv compares the instruction sets.
-        let best = available().pop();
-        for cpu in cpus().filter(|cpu| Some(cpu.isa()) == best).map(Arc::new) {
+        let best = default_isa();
+        for cpu in cpus().filter(|cpu| cpu.isa() == best).map(Arc::new) {
             measure(&mut c, format!("decode/1.1b {format}/{}", label(&cpu)), || {
                 let (subject, answers) = &*small;
                 check(&subject.model, answers, &cpu);

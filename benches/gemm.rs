@@ -3,6 +3,7 @@
 use llama_benches::{Figure, PROBE, check, cpus, criterion, label, measure, product, repeat, weights};
 use llama_kernels::limits::{float_peak, integer_peak, tile_peak};
 use llama_kernels::{Format, Matrix, default_threads};
+use llama_tests::close::Activations;
 use llama_tests::shapes::Data;
 use std::cell::LazyCell;
 
@@ -25,9 +26,14 @@ fn main() {
                 check(|rows| product(cpu.isa(), w, rows, &x), &y, ROWS);
 
                 let (isa, threads) = (cpu.isa(), cpu.threads());
+                let rounds = Activations::on(isa, format, tokens, false) == Activations::Bf16;
                 let (peak, limit) = match format.is_integer() {
-                    false => (float_peak(isa, threads, PROBE), "the ISA's multiply-adds"),
-                    true => match tile_peak(isa, threads, PROBE) {
+                    // They are in no kernel's vocabulary.
+                    _ if rounds && tile_peak(isa, threads, PROBE).is_none() => {
+                        (None, "dot products in bfloat16")
+                    }
+                    false if !rounds => (float_peak(isa, threads, PROBE), "the ISA's multiply-adds"),
+                    _ => match tile_peak(isa, threads, PROBE) {
                         Some(peak) => (Some(peak), "the ISA's matrix tiles"),
                         None => (integer_peak(isa, threads, PROBE), "the ISA's integer dot products"),
                     },

@@ -6,7 +6,7 @@ use llama_core::gguf::{Gguf, Value, Writer};
 use llama_core::synth::{Shape, Spec, Synth};
 use llama_core::{Model, Options, Token};
 use llama_kernels::{Cpu, CpuOptions, Format};
-use llama_tests::close::{Answer, violation};
+use llama_tests::close::{Activations, Answer, violation};
 use llama_tests::naive::{Naive, top_two};
 use llama_tests::shapes::Data;
 use std::io::Write;
@@ -52,10 +52,25 @@ static CPUS: LazyLock<Vec<[Arc<Cpu>; 3]>> = LazyLock::new(|| {
     llama_kernels::available().into_iter().map(|isa| [2, 1, 3].map(|threads| cpu(isa, threads))).collect()
 });
 
+/// The logits of every token by one instruction set, so many tokens at a time.
+struct Run {
+    what: String,
+    isa: &'static str,
+    call: usize,
+    logits: Vec<f32>,
+}
+
+impl Run {
+    /// What is done to activations that meet weights of this format.
+    fn activations(&self, format: Format) -> Activations {
+        Activations::on(self.isa, format, self.call, false)
+    }
+}
+
 /// The logits of every token, on every instruction set: as a prompt, and one token at a time. The number
 /// of threads changes no bit of them: all of the prompt's, and those of the first single tokens.
-fn runs(model: &Model, tokens: &[Token]) -> Vec<(String, Vec<f32>)> {
-    let mut runs: Vec<(String, Vec<f32>)> = Vec::new();
+fn runs(model: &Model, tokens: &[Token]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
     for [two, others @ ..] in &*CPUS {
         let isa = two.isa();
         let session = |cpu: &Arc<Cpu>| model.session(Options::default().cpu(cpu.clone())).unwrap();
@@ -70,21 +85,35 @@ fn runs(model: &Model, tokens: &[Token]) -> Vec<(String, Vec<f32>)> {
                 let same = again.iter().zip(&found).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{how} on {isa}: {} threads give other bits than two", cpu.threads());
             }
-            runs.push((format!("{how} on {isa}"), found));
+            runs.push(Run { what: format!("{how} on {isa}"), isa, call, logits: found });
         }
         // Only the last token's logits, those of the others taken from above.
-        let mut logits = runs[runs.len() - 1].1.clone();
+        let mut logits = runs[runs.len() - 1].logits.clone();
         let (mut session, last) = (session(two), logits.len() - model.config().vocab);
         logits[last..].copy_from_slice(session.forward(tokens).unwrap());
-        runs.push((format!("the end of a prompt on {isa}"), logits));
+        runs.push(Run { what: format!("the end of a prompt on {isa}"), isa, call: tokens.len(), logits });
     }
     runs
 }
 
-/// Every run is within the bound at every position, and has the same favourite wherever the bound
-/// leaves no other. Prints, and gives, the number of such positions.
+/// Checks every run against the model, or against the model in bfloat16 where that is what it does. Gives
+/// the number of positions at which the bound leaves no other favourite, the least of the two.
 fn check(what: &str, gguf: Gguf, tokens: &[Token]) -> usize {
     let naive = Naive::load(&gguf);
+    let in_bf16 = naive.in_bf16();
+    let runs = runs(&Model::from_gguf(gguf).unwrap(), tokens);
+    let rounds = |run: &Run| in_bf16.is_some() && run.activations(Format::BF16) == Activations::Bf16;
+    let (rounded, runs): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(rounds);
+    let decided = check_runs(what, &naive, &runs, tokens);
+    match in_bf16.filter(|_| !rounded.is_empty()) {
+        Some(naive) => decided.min(check_runs(&format!("{what} in bfloat16"), &naive, &rounded, tokens)),
+        None => decided,
+    }
+}
+
+/// Every run is within the bound at every position, and has the same favourite wherever the bound
+/// leaves no other. Prints how often that is.
+fn check_runs(what: &str, naive: &Naive, runs: &[Run], tokens: &[Token]) -> usize {
     let answers = naive.answers(&ids(tokens));
     let favourite = |answer: &Answer| {
         let [(first, most), (_, next)] = top_two(&answer.expected);
@@ -97,9 +126,9 @@ fn check(what: &str, gguf: Gguf, tokens: &[Token]) -> usize {
     eprintln!("{what}: the likeliest token is beyond doubt at {decided} of {} positions", tokens.len());
     assert!(decided > 0, "{what}: the bound leaves everything open");
     let vocab = answers[0].expected.len();
-    for (run, logits) in runs(&Model::from_gguf(gguf).unwrap(), tokens) {
-        for (position, logits) in logits.chunks(vocab).enumerate() {
-            let what = format!("{what}, {run}, position {position}");
+    for run in runs {
+        for (position, logits) in run.logits.chunks(vocab).enumerate() {
+            let what = format!("{what}, {}, position {position}", run.what);
             answers[position].check(logits, &what);
             let [(found, _), _] = top_two(&logits.iter().map(|&l| f64::from(l)).collect::<Vec<f64>>());
             assert!(favourites[position].is_none_or(|expected| expected == found), "{what}: token {found}");
@@ -179,16 +208,16 @@ fn integer_formats_agree_sharply() {
     each(&formats, |format| {
         let gguf = synthetic(format, tiny(1));
         let answers = Naive::load(&gguf).sharp_answers(&ids(&tokens));
-        for (run, logits) in runs(&Model::from_gguf(gguf).unwrap(), &tokens) {
-            if run.ends_with("prompt on amx") {
-                continue; // rounded to bfloat16, not to int8
+        for run in runs(&Model::from_gguf(gguf).unwrap(), &tokens) {
+            if run.activations(format) != Activations::Int8 {
+                continue;
             }
             let meets = |(logits, answer): &(&[f32], &Answer)| {
                 violation(logits, &answer.expected, &answer.bound).is_none()
             };
-            let met = logits.chunks(VOCAB).zip(&answers).filter(meets).count();
-            eprintln!("{format}, {run}: {met} of 12 positions are sharp");
-            assert!(met >= 3, "{format}, {run}: {met} of 12 positions are within the narrow bound");
+            let met = run.logits.chunks(VOCAB).zip(&answers).filter(meets).count();
+            eprintln!("{format}, {}: {met} of 12 positions are sharp", run.what);
+            assert!(met >= 3, "{format}, {}: {met} of 12 positions are within the narrow bound", run.what);
         }
     });
 }

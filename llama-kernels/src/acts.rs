@@ -8,8 +8,9 @@
 //!   `{ 8 x MT dwords, 2 x MT negated sums of 16, MT scales }`, so that one pointer serves and
 //!   each dword is broadcast straight from memory.
 //!
-//! The bfloat16 engine reads them rounded to bfloat16, in the layout of [`Layout::Pairs`]: 32 tokens side
-//! by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2 columns`.
+//! The bfloat16 engines read them rounded to bfloat16, pairs of columns in a word. In [`Layout::Pairs`], 32
+//! tokens lie side by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2
+//! columns`; in [`Layout::Tiles`], it is one tile of sixteen rows of `MT tokens x 2 columns`.
 
 use crate::buffer::{Buffer, Zero};
 use crate::simd::{LANES, SPAN, STRIPE};
@@ -20,14 +21,25 @@ pub(crate) const GROUP: usize = 32;
 /// 32-bit words per token and group in the tiled layout.
 pub(crate) const TILE_WORDS: usize = GROUP / 4 + 2 + 1;
 
-/// How quantized activations lie.
+/// What an engine reads of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Form {
+    /// The activations as they are.
+    Floats,
+    /// Quantized to bytes.
+    Bytes,
+    /// Rounded to bfloat16.
+    Pairs,
+}
+
+/// How prepared activations lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Layout {
     /// Spans, token by token.
     Rows,
-    /// Tiles of this many tokens, quantized.
+    /// Tiles of this many tokens.
     Tiles(usize),
-    /// Tiles of [`PAIR_TOKENS`] tokens in bfloat16.
+    /// Tiles of [`PAIR_TOKENS`] tokens, in bfloat16 only.
     Pairs,
 }
 
@@ -49,13 +61,27 @@ impl Layout {
         }
     }
 
-    /// 32-bit words of one tile.
+    /// 32-bit words of one quantized tile.
     pub(crate) fn tile_words(self, cols: usize) -> usize {
-        let groups = stripes(cols) * (STRIPE / GROUP);
+        match self {
+            Layout::Rows | Layout::Pairs => 0,
+            Layout::Tiles(mt) => stripes(cols) * (STRIPE / GROUP) * TILE_WORDS * mt,
+        }
+    }
+
+    /// 32-bit words of one tile in bfloat16.
+    pub(crate) fn pair_words(self, cols: usize) -> usize {
         match self {
             Layout::Rows => 0,
-            Layout::Tiles(mt) => groups * TILE_WORDS * mt,
-            Layout::Pairs => groups * PAIR_WORDS,
+            Layout::Tiles(_) | Layout::Pairs => stripes(cols) * STRIPE / 2 * self.tile(),
+        }
+    }
+
+    /// Tokens that lie side by side in bfloat16.
+    pub(crate) fn pair_width(self) -> usize {
+        match self {
+            Layout::Pairs => LANES,
+            layout => layout.tile(),
         }
     }
 }
@@ -63,16 +89,18 @@ impl Layout {
 /// Tokens in a tile of pairs.
 pub(crate) const PAIR_TOKENS: usize = 32;
 
-/// 32-bit words of a tile of pairs per group of 32 columns: two matrix tiles.
+/// 32-bit words of such a tile per group of 32 columns: two matrix tiles.
+#[allow(dead_code, reason = "not every architecture has matrix tiles")]
 pub(crate) const PAIR_WORDS: usize = PAIR_TOKENS * GROUP / 2;
 
-/// Room for a batch of activations and its quantized form.
+/// Room for a batch of activations in the forms that engines read.
 pub struct Acts {
     pub(crate) layout: Layout,
     pub(crate) tokens: usize,
     pub(crate) cols: usize,
     pub(crate) spans: Buffer<Span>,
     pub(crate) tiles: Buffer<i32>,
+    pub(crate) pairs: Buffer<i32>,
 }
 
 /// 256 columns of one token's quantized activations. What lies beyond the last column is zero.
@@ -106,27 +134,40 @@ impl Acts {
 
     /// No room yet.
     pub(crate) fn new() -> Acts {
-        Acts { layout: Layout::Rows, tokens: 0, cols: 0, spans: Buffer::new(0), tiles: Buffer::new(0) }
+        Acts {
+            layout: Layout::Rows,
+            tokens: 0,
+            cols: 0,
+            spans: Buffer::new(0),
+            tiles: Buffer::new(0),
+            pairs: Buffer::new(0),
+        }
     }
 
-    /// Prepares for a batch of `tokens` x `cols`; makes room for its quantized form if that is wanted.
-    pub(crate) fn reshape(&mut self, tokens: usize, cols: usize, layout: Layout, quantized: bool) {
+    /// Prepares for a batch of `tokens` x `cols`; makes room for the forms that are wanted.
+    pub(crate) fn reshape(
+        &mut self,
+        tokens: usize,
+        cols: usize,
+        layout: Layout,
+        wanted: impl Fn(Form) -> bool,
+    ) {
         (self.tokens, self.cols, self.layout) = (tokens, cols, layout);
-        if !quantized {
-            return;
-        }
-        match layout {
-            Layout::Rows => {
-                let n = tokens * spans(cols);
-                if self.spans.len() < n {
-                    self.spans = Buffer::new(n);
-                }
+        let tiles = tokens.div_ceil(layout.tile());
+        if wanted(Form::Bytes) {
+            let n = tokens * spans(cols);
+            if layout == Layout::Rows && self.spans.len() < n {
+                self.spans = Buffer::new(n);
             }
-            Layout::Tiles(_) | Layout::Pairs => {
-                let n = tokens.div_ceil(layout.tile()) * layout.tile_words(cols);
-                if self.tiles.len() < n {
-                    self.tiles = Buffer::new(n);
-                }
+            let n = tiles * layout.tile_words(cols);
+            if self.tiles.len() < n {
+                self.tiles = Buffer::new(n);
+            }
+        }
+        if wanted(Form::Pairs) {
+            let n = tiles * layout.pair_words(cols);
+            if self.pairs.len() < n {
+                self.pairs = Buffer::new(n);
             }
         }
     }
@@ -134,8 +175,8 @@ impl Acts {
     /// Bytes that a batch of `tokens` x `cols` takes at most, in any layout.
     pub(crate) fn size(tokens: usize, cols: usize) -> usize {
         let rows = tokens * spans(cols) * size_of::<Span>();
-        let pairs = tokens.div_ceil(PAIR_TOKENS) * 4 * Layout::Pairs.tile_words(cols);
-        rows.max(pairs)
+        let group = 4 * (TILE_WORDS + GROUP / 2);
+        rows.max((tokens + PAIR_TOKENS) * stripes(cols) * (STRIPE / GROUP) * group)
     }
 
     /// One token's quantized activations.
@@ -145,9 +186,16 @@ impl Acts {
         &self.spans[token * n..(token + 1) * n]
     }
 
-    /// One tile's words.
+    /// One quantized tile's words.
     pub(crate) fn tile(&self, tile: usize) -> &[i32] {
         let words = self.layout.tile_words(self.cols);
         &self.tiles[tile * words..(tile + 1) * words]
+    }
+
+    /// The words of one tile in bfloat16.
+    #[allow(dead_code, reason = "not every architecture multiplies bfloat16")]
+    pub(crate) fn pairs(&self, tile: usize) -> &[i32] {
+        let words = self.layout.pair_words(self.cols);
+        &self.pairs[tile * words..(tile + 1) * words]
     }
 }

@@ -3,8 +3,8 @@
 //! [`available`] is the only list of instruction sets. [`Backend`] has one implementation, for every
 //! [`Simd`]; it matches the format of a matrix once per call, outside of [`Simd::run`].
 
-use crate::acts::{Acts, Layout, Span};
-use crate::format::{F16, FloatBlock, IntegerBlock, with_block};
+use crate::acts::{Acts, Form, Layout, Span};
+use crate::format::{F16, FloatBlock, Format, IntegerBlock, with_block};
 use crate::matrix::Matrix;
 use crate::ops::attention::{Attend, Merge};
 use crate::ops::pack::Panel;
@@ -23,19 +23,28 @@ pub(crate) trait Backend: Send + Sync {
     /// The name that selects it, as in `--isa avx2`.
     fn name(&self) -> &'static str;
 
+    /// Whether it is a good choice on this CPU, and not only a possible one.
+    fn preferred(&self) -> bool;
+
     /// How a batch of many tokens is prepared.
     fn layout(&self) -> Layout;
+
+    /// What products with matrices of this format read of a batch in this layout.
+    fn form(&self, format: Format, layout: Layout) -> Form;
 
     /// Quantizes one token's activations into the layout of rows.
     fn quantize_row(&self, x: &[f32], out: &mut [Span]);
 
-    /// Prepares a tile of tokens, `x[token][cols]`, in that layout.
-    fn prepare_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
+    /// Quantizes a tile of tokens, `x[token][cols]`, in the layout of many tokens.
+    fn quantize_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
+
+    /// Rounds such a tile to bfloat16.
+    fn round_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
 
     /// A block of rows of a matrix times all tokens of a batch: `out[16 rows][token][row]`.
     ///
-    /// `x` are the activations as they are, `acts` their quantized form, which only integer formats
-    /// read; its layout decides between GEMV and GEMM. `out` has room for whole tiles.
+    /// `x` are the activations as they are, `acts` has them in the [`form`](Self::form) that the matrix
+    /// wants; its layout decides between GEMV and GEMM. `out` has room for whole tiles.
     fn product(
         &self,
         w: Matrix<'_>,
@@ -73,19 +82,31 @@ impl<S: Simd> Backend for S {
         S::NAME
     }
 
+    fn preferred(&self) -> bool {
+        S::preferred(*self)
+    }
+
     fn layout(&self) -> Layout {
         S::LAYOUT
+    }
+
+    fn form(&self, format: Format, layout: Layout) -> Form {
+        with_block!(format,
+            float B => if S::BF16 && B::BF16 && layout != Layout::Rows { Form::Pairs } else { Form::Floats },
+            integer B => if layout == Layout::Pairs { Form::Pairs } else { Form::Bytes }
+        )
     }
 
     fn quantize_row(&self, x: &[f32], out: &mut [Span]) {
         self.run(QuantizeRow { x, out });
     }
 
-    fn prepare_tile(&self, x: &[f32], cols: usize, out: &mut [i32]) {
-        match S::LAYOUT {
-            Layout::Pairs => self.run(PairTile { x, cols, out }),
-            layout => self.run(QuantizeTile { x, cols, mt: layout.tile(), out }),
-        }
+    fn quantize_tile(&self, x: &[f32], cols: usize, out: &mut [i32]) {
+        self.run(QuantizeTile { x, cols, mt: S::LAYOUT.tile(), out });
+    }
+
+    fn round_tile(&self, x: &[f32], cols: usize, out: &mut [i32]) {
+        self.run(PairTile { x, cols, layout: S::LAYOUT, out });
     }
 
     fn product(
@@ -244,10 +265,10 @@ impl Isa {
     }
 }
 
-/// The only list of instruction sets, the plainest first, the best last.
+/// The only list of instruction sets, the plainest first, the best last (if the CPU prefers it).
 macro_rules! registry {
     ($($(#[$only:meta])? $isa:ty,)*) => {
-        /// The instruction sets that this CPU has, the plainest first, the best last.
+        /// The instruction sets that this CPU has, in the list's order.
         pub(crate) fn available() -> Vec<&'static dyn Backend> {
             let mut all = Vec::new();
             $($(#[$only])? all.extend(object::<$isa>());)*
@@ -278,15 +299,16 @@ registry! {
     #[cfg(target_arch = "x86_64")] simd::Avx2<true>,
     #[cfg(target_arch = "x86_64")] simd::Avx512<{ simd::avx512::BASE }>,
     #[cfg(target_arch = "x86_64")] simd::Avx512<{ simd::avx512::VNNI }>,
+    #[cfg(target_arch = "x86_64")] simd::Avx512<{ simd::avx512::BF16 }>,
     #[cfg(target_arch = "x86_64")] simd::Avx512<{ simd::avx512::AMX }>,
     #[cfg(target_arch = "aarch64")] simd::Neon<{ simd::neon::BASE }>,
     #[cfg(target_arch = "aarch64")] simd::Neon<{ simd::neon::DOTPROD }>,
     #[cfg(target_arch = "aarch64")] simd::Neon<{ simd::neon::I8MM }>,
 }
 
-/// The best of [`available`].
+/// The last of [`available`] that is preferred.
 pub(crate) fn best() -> &'static dyn Backend {
-    available().pop().expect("the scalar backend is always available")
+    available().into_iter().rfind(|b| b.preferred()).expect("the scalar backend is always available")
 }
 
 /// The available instruction set with this name.
@@ -313,5 +335,15 @@ mod tests {
             assert!(!isa.summary.is_empty() && !isa.summary.contains('\n'), "{isa:?}");
             assert!(isas().iter().filter(|other| other.name == isa.name).count() == 1, "{isa:?}");
         }
+    }
+
+    #[test]
+    fn the_last_preferred_instruction_set_is_chosen() {
+        let (all, chosen) = (available(), best().name());
+        eprintln!("{chosen} of {:?}", crate::available());
+        let at = all.iter().position(|b| b.name() == chosen).unwrap();
+        assert!(all[at].preferred() && all[at + 1..].iter().all(|b| !b.preferred()));
+        // Those that are not are to be had by name.
+        assert!(all.iter().all(|b| by_name(b.name()).is_some()));
     }
 }

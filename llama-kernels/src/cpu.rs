@@ -11,9 +11,9 @@ pub mod profile;
 pub use self::options::{CpuError, CpuOptions};
 
 use self::attention::Attention;
-use crate::acts::{Acts, Layout, PAIR_TOKENS, spans};
 use self::cut::Cut;
 use self::profile::{Profile, Work};
+use crate::acts::{Acts, Form, Layout, PAIR_TOKENS, spans};
 use crate::backend::{self, Backend};
 use crate::buffer::Buffer;
 use crate::kv::KvLayer;
@@ -296,32 +296,47 @@ impl Ops<'_> {
         let backend = self.cpu.backend;
         let rows = self.deterministic || tokens <= Acts::ROWS_MAX;
         let layout = if rows { Layout::Rows } else { backend.layout() };
-        let prepared = weights.iter().any(|w| w.format().is_integer());
-        acts.reshape(tokens, cols, layout, prepared);
-        if !prepared {
+        let wanted = |form| weights.iter().any(|w| backend.form(w.format(), layout) == form);
+        acts.reshape(tokens, cols, layout, wanted);
+        let tile = layout.tile() * cols;
+        if !wanted(Form::Bytes) && !wanted(Form::Pairs) {
             return;
         }
         let _span = self.span(|| Work::quantize(x.len()));
-        match layout {
-            Layout::Rows => {
+        if wanted(Form::Bytes) {
+            if layout == Layout::Rows {
                 let (n, rows) = (spans(cols), Parts::new(&mut acts.spans));
                 self.team.split(tokens, &|_, t| {
                     // SAFETY: each piece writes the spans of its own token.
                     let out = unsafe { rows.part(t * n..(t + 1) * n) };
                     backend.quantize_row(&x[t * cols..(t + 1) * cols], out);
                 });
-            }
-            Layout::Tiles(_) | Layout::Pairs => {
-                let (words, n) = (layout.tile_words(cols), layout.tile());
-                let tiles = Parts::new(&mut acts.tiles);
-                self.team.split(tokens.div_ceil(n), &|_, tile| {
-                    // SAFETY: each piece writes its own tile.
-                    let out = unsafe { tiles.part(tile * words..(tile + 1) * words) };
-                    let end = tokens.min((tile + 1) * n);
-                    backend.prepare_tile(&x[tile * n * cols..end * cols], cols, out);
-                });
+            } else {
+                let words = layout.tile_words(cols);
+                self.each_tile(&mut acts.tiles, words, x, tile, |x, out| backend.quantize_tile(x, cols, out));
             }
         }
+        if wanted(Form::Pairs) {
+            let words = layout.pair_words(cols);
+            self.each_tile(&mut acts.pairs, words, x, tile, |x, out| backend.round_tile(x, cols, out));
+        }
+    }
+
+    /// Calls `f` with each `n` activations (the last ones may be fewer) and the `words` of their tile.
+    fn each_tile(
+        &self,
+        tiles: &mut [i32],
+        words: usize,
+        x: &[f32],
+        n: usize,
+        f: impl Fn(&[f32], &mut [i32]) + Sync,
+    ) {
+        let tiles = Parts::new(tiles);
+        self.team.split(x.len().div_ceil(n), &|_, tile| {
+            // SAFETY: each piece writes its own tile.
+            let out = unsafe { tiles.part(tile * words..(tile + 1) * words) };
+            f(&x[tile * n..x.len().min((tile + 1) * n)], out);
+        });
     }
 
     /// Softmax of each row of `cols` values, in place. Rows of `-inf` alone are left as they are.

@@ -57,7 +57,13 @@ pub use matrix::Matrix;
 pub use ops::rope::table as rope_table;
 
 /// The instruction sets that this CPU has, by the names that [`CpuOptions::isa`] takes: the plainest
-/// first, the one that is chosen by default last.
+/// first. One of the last, [`default_isa`], is chosen by default.
 pub fn available() -> Vec<&'static str> {
     backend::available().into_iter().map(|b| b.name()).collect()
+}
+
+/// The instruction set that is chosen by default: the last of [`available`], but for those that this CPU
+/// has and does not run fast.
+pub fn default_isa() -> &'static str {
+    backend::best().name()
 }

@@ -80,10 +80,15 @@ impl Activations {
         if format.block_len() == 1 { Activations::Float } else { Activations::Int8 }
     }
 
-    /// What an instruction set does with a batch: matrix tiles are there for many tokens of quantized
-    /// formats.
+    /// What an instruction set does with a batch: products of many tokens may be in bfloat16, those of
+    /// bfloat16 weights and, with matrix tiles, of quantized ones.
     pub fn on(isa: &str, format: Format, tokens: usize, deterministic: bool) -> Activations {
-        match isa == "amx" && format.is_integer() && tokens > 8 && !deterministic {
+        let rounds = match isa {
+            "amx" => format.is_integer() || format == Format::BF16,
+            "avx512bf16" => format == Format::BF16,
+            _ => false,
+        };
+        match rounds && tokens > 8 && !deterministic {
             true => Activations::Bf16,
             false => Activations::of(format),
         }

@@ -13,8 +13,8 @@
 //! So the roundings are taken as what they statistically are, independent errors of known size
 //! (the probabilistic model of Higham & Mary 2019, and Monte Carlo arithmetic: Parker 1997):
 //!
-//! - an activation rounded to int8 is off by a uniform error within half a step of its group, a
-//!   cached key or value by one within half a unit of f16;
+//! - an activation rounded to int8 is off by a uniform error within half a step of its group, one
+//!   rounded to bf16, or a cached key or value, by one within half a unit of bf16 or f16;
 //! - the f32 operations around an inner product of length `n` act like a relative error of at most
 //!   `sqrt(n) * U` on each of its inputs.
 //!
@@ -29,7 +29,7 @@
 //! [`close`](crate::close), and in a shallow model, where few decisions are close, by
 //! [`Naive::sharp_answers`].
 
-use crate::close::{Answer, LAMBDA, U, f16_error};
+use crate::close::{Activations, Answer, LAMBDA, U, bf16_error, f16_error};
 use crate::oracle::{self, GROUP, Heads, Int8, Rope, dot, widen};
 use crate::shapes::mix;
 use llama_core::gguf::Gguf;
@@ -85,8 +85,9 @@ struct Linear {
     cols: usize,
     /// Row-major, as decoded: f32 values are exact, and half the size of f64.
     weights: Vec<f32>,
-    /// Engines round what they multiply by it to int8.
-    int8: bool,
+    format: Format,
+    /// What engines do to what they multiply by it.
+    activations: Activations,
 }
 
 impl Naive {
@@ -120,6 +121,21 @@ impl Naive {
             output: output.unwrap_or_else(|| embedding.clone()),
             embedding,
         }
+    }
+
+    /// The same model for engines that round the activations of bfloat16 weights to bfloat16 too; `None` if
+    /// it has no such weights.
+    pub fn in_bf16(&self) -> Option<Naive> {
+        let mut model = self.clone();
+        let mut matrices = vec![&mut model.output];
+        for layer in &mut model.layers {
+            let Layer { attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down, .. } = layer;
+            matrices.extend([attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down]);
+        }
+        matrices.retain(|matrix| matrix.format == Format::BF16);
+        let found = !matrices.is_empty();
+        matrices.into_iter().for_each(|matrix| matrix.activations = Activations::Bf16);
+        found.then_some(model)
     }
 
     /// The logits after each of the tokens.
@@ -268,20 +284,21 @@ fn add(x: &mut [f64], y: &[f64]) {
 
 impl Rounding {
     /// What a matrix with rows of `x.len()` weights is multiplied by.
-    fn activations(self, x: &[f64], int8: bool) -> Vec<f64> {
-        if !int8 {
-            return self.floats(x, x.len());
-        }
-        match self {
-            Rounding::Exact => x.to_vec(),
-            Rounding::Nearest | Rounding::Perturbed(_) => {
-                Int8::quantize(&narrow(&self.floats(x, x.len()))).dequantize()
+    fn activations(self, x: &[f64], activations: Activations) -> Vec<f64> {
+        let floats = self.floats(x, x.len());
+        match (activations, self) {
+            (Activations::Float, _) | (_, Rounding::Exact) => floats,
+            (Activations::Int8, Rounding::Nearest | Rounding::Perturbed(_)) => {
+                Int8::quantize(&narrow(&floats)).dequantize()
             }
-            Rounding::Random(seed) => {
+            (Activations::Int8, Rounding::Random(seed)) => {
                 let steps = Int8::quantize(&narrow(x)).scales;
-                let floats = self.floats(x, x.len());
                 let error = |(i, x): (usize, &f64)| x + f64::from(steps[i / GROUP]) * half(seed, *x);
                 floats.iter().enumerate().map(error).collect()
+            }
+            (Activations::Bf16, Rounding::Nearest | Rounding::Perturbed(_)) => nearest(&floats, Format::BF16),
+            (Activations::Bf16, Rounding::Random(seed)) => {
+                floats.iter().map(|x| x + 2.0 * bf16_error(*x) * half(seed, *x)).collect()
             }
         }
     }
@@ -301,12 +318,7 @@ impl Rounding {
     fn cached(self, x: &[f64]) -> Vec<f64> {
         match self {
             Rounding::Exact => x.to_vec(),
-            Rounding::Nearest | Rounding::Perturbed(_) => {
-                let (mut bytes, mut rounded) = (Vec::new(), vec![0.0; x.len()]);
-                Format::F16.quantize(&narrow(x), &mut bytes);
-                Format::F16.dequantize(&bytes, &mut rounded);
-                widen(&rounded)
-            }
+            Rounding::Nearest | Rounding::Perturbed(_) => nearest(x, Format::F16),
             Rounding::Random(seed) => x.iter().map(|x| x + 2.0 * f16_error(*x) * half(seed, *x)).collect(),
         }
     }
@@ -315,6 +327,14 @@ impl Rounding {
 /// Uniform in [-0.5, 0.5), a function of seed and value.
 fn half(seed: u64, value: f64) -> f64 {
     (mix(mix(seed) ^ value.to_bits()) >> 11) as f64 / (1u64 << 53) as f64 - 0.5
+}
+
+/// Rounded to the nearest values of a format.
+fn nearest(x: &[f64], format: Format) -> Vec<f64> {
+    let (mut bytes, mut rounded) = (Vec::new(), vec![0.0; x.len()]);
+    format.quantize(&narrow(x), &mut bytes);
+    format.dequantize(&bytes, &mut rounded);
+    widen(&rounded)
 }
 
 fn narrow(x: &[f64]) -> Vec<f32> {
@@ -346,7 +366,8 @@ impl Linear {
         assert_eq!(tensor.dims()[0], cols, "tensor \"{name}\": length of a row");
         let mut weights = vec![0.0; tensor.dims().iter().product()];
         tensor.format().dequantize(tensor.data(), &mut weights);
-        Linear { cols, weights, int8: tensor.format().block_len() > 1 }
+        let format = tensor.format();
+        Linear { cols, weights, format, activations: Activations::of(format) }
     }
 
     fn rows(&self) -> impl ExactSizeIterator<Item = Vec<f64>> {
@@ -366,7 +387,7 @@ impl Linear {
             // Tokens side by side: the sums of one do not wait for each other, and each is in the order of `dot`.
             let mut columns = vec![[0.0; TILE]; self.cols];
             for (t, x) in x.chunks_exact(self.cols).enumerate() {
-                let x = rounding.activations(x, self.int8);
+                let x = rounding.activations(x, self.activations);
                 columns.iter_mut().zip(x).for_each(|(column, x)| column[t] = x);
             }
             for (r, row) in self.weights.chunks_exact(self.cols).enumerate() {
@@ -505,5 +526,21 @@ mod tests {
     #[test]
     fn the_likeliest_come_first() {
         assert_eq!(top_two(&[1.0, 3.0, -7.0, 3.0, 2.0]), [(1, 3.0), (3, 3.0)]);
+    }
+
+    #[test]
+    fn activations_in_bf16_need_a_bound_of_their_own() {
+        assert!(synthetic(1, Format::F16).in_bf16().is_none());
+        let model = synthetic(1, Format::BF16);
+        let rounded = model.in_bf16().unwrap();
+        let engine = rounded.logits_with(&PROMPT, Rounding::Nearest);
+        let meets = |answers: Vec<Answer>| {
+            let met = |(logits, answer): (&Vec<f64>, &Answer)| {
+                violation(&narrow(logits), &answer.expected, &answer.bound).is_none()
+            };
+            engine.iter().zip(&answers).filter(|(logits, answer)| met((logits, answer))).count()
+        };
+        assert_eq!(meets(rounded.answers(&PROMPT)), PROMPT.len());
+        assert_eq!(meets(model.answers(&PROMPT)), 0);
     }
 }

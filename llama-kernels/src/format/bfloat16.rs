@@ -23,6 +23,8 @@ unsafe impl Block for BF16 {
 }
 
 impl FloatBlock for BF16 {
+    const BF16: bool = true;
+
     #[inline(always)]
     fn widen<S: Simd>(s: S, blocks: &[Self; LANES]) -> S::F {
         s.load_bf16(Self::bytes(blocks).try_into().expect("sixteen blocks of two bytes"))

@@ -116,6 +116,9 @@ impl<B: Block> Random<B> {
 
 /// A format of plain floating-point numbers: one weight a block.
 pub trait FloatBlock: Block {
+    /// Whether it is a bfloat16 number as it lies in the file.
+    const BF16: bool = false;
+
     /// Sixteen weights as floats.
     fn widen<S: Simd>(s: S, blocks: &[Self; LANES]) -> S::F;
 
@@ -237,6 +240,7 @@ macro_rules! by_class {
         $float
     }};
     (integer $block:ty, $F:ident => $float:expr, $I:ident => $integer:expr) => {{
+        #[allow(dead_code, reason = "for some, the class is all that matters")]
         type $I = $block;
         $integer
     }};

@@ -13,7 +13,9 @@
 //! share in integers, converts once, and scales by one multiply-add. The float engine multiplies
 //! floats, with activations broadcast from where they lie. AMX replaces the integer engine by one of its
 //! own, in bfloat16 (`simd/amx.rs`), which needs no scaling per group: a prompt of 512 tokens through a
-//! 1.1B model in Q4_0 runs at 135 tokens/s on AVX2, 272 on AVX512-VNNI and 520 on AMX (two cores).
+//! 1.1B model in Q4_0 runs at 135 tokens/s on AVX2, 272 on AVX512-VNNI and 520 on AMX (two cores). Weights that
+//! are bfloat16 themselves go through AMX's engine too, and on AVX512-BF16 through the float engine's twin
+//! for pairs of columns (`simd/avx512/bf16.rs`); their activations are rounded then.
 //!
 //! C is reloaded as the initial accumulator of the next block of columns, never added afterwards, so
 //! that the size of a block does not change a bit of the result.
@@ -33,7 +35,7 @@ pub struct Job<'a> {
     pub rows: Range<usize>,
     /// The activations as they are, `tokens` rows of `w.cols()`; for the float engine.
     pub x: &'a [f32],
-    /// The quantized activations; for the integer engine.
+    /// The prepared activations; for the integer and bfloat16 engines.
     pub acts: &'a Acts,
     /// For each sixteen rows `[token][row]`, with the tokens rounded up to whole tiles; what lies beyond
     /// the rows and tokens is not defined.

@@ -30,7 +30,8 @@ pub struct Panel {
     pub(crate) mins: Buffer<[f32; LANES]>,
     /// One column of sixteen rows a line.
     pub(crate) floats: Buffer<[f32; LANES]>,
-    /// Two panels in bfloat16, 32 columns of one row a line: one is multiplied, the next one unpacked.
+    /// Two panels in bfloat16, 32 columns of one row a line: one is multiplied, the next one unpacked. Or one
+    /// panel of two columns of sixteen rows a line.
     #[allow(dead_code, reason = "not every architecture has matrix tiles")]
     pub(crate) pairs: [Buffer<[u8; STRIPE]>; 2],
 }

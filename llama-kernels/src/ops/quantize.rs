@@ -1,7 +1,7 @@
 //! Activations to bytes: `scale = absmax / 127` for each 32 columns, `q = round(x / scale)`; and, for
-//! matrix tiles, to bfloat16.
+//! the engines that multiply it, to bfloat16.
 
-use crate::acts::{GROUP, PAIR_TOKENS, PAIR_WORDS, Span, TILE_WORDS, stripes};
+use crate::acts::{GROUP, Layout, Span, TILE_WORDS, stripes};
 use crate::simd::{Kernel, LANES, SPAN, STRIPE, Simd};
 
 /// A stripe of activations as bytes.
@@ -110,11 +110,13 @@ impl Kernel for QuantizeTile<'_> {
     }
 }
 
-/// Rounds up to 32 tokens to bfloat16, in pairs of columns: `[32 columns][2][16 pairs][16 tokens]`.
+/// Rounds a tile of tokens to bfloat16, in pairs of columns: for each 32 columns `[16 pairs][tokens]`, or, in
+/// [`Layout::Pairs`], `[2][16 pairs][16 tokens]`.
 pub(crate) struct PairTile<'a> {
     /// `[token][cols]`, as many as the tile has valid tokens.
     pub x: &'a [f32],
     pub cols: usize,
+    pub layout: Layout,
     pub out: &'a mut [i32],
 }
 
@@ -122,13 +124,14 @@ impl Kernel for PairTile<'_> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let PairTile { x, cols, out } = self;
-        let (groups, _) = out.as_chunks_mut::<PAIR_WORDS>();
-        for t in 0..PAIR_TOKENS {
-            let tile = t / LANES * GROUP / 2 * LANES + t % LANES;
+        let PairTile { x, cols, layout, out } = self;
+        let (tokens, width) = (layout.tile(), layout.pair_width());
+        let group_words = GROUP / 2 * tokens;
+        for t in 0..tokens {
+            let tile = t / width * GROUP / 2 * width + t % width;
             let Some(x) = x.get(t * cols..(t + 1) * cols) else {
-                for group in groups.iter_mut() {
-                    group[tile..].iter_mut().step_by(LANES).take(GROUP / 2).for_each(|w| *w = 0);
+                for group in out.chunks_exact_mut(group_words) {
+                    group[tile..].iter_mut().step_by(width).take(GROUP / 2).for_each(|w| *w = 0);
                 }
                 continue;
             };
@@ -138,9 +141,9 @@ impl Kernel for PairTile<'_> {
                 for g in 0..STRIPE / GROUP {
                     let mut words = [0; LANES];
                     s.store_i32(s.to_bf16(s.load(&lanes[2 * g]), s.load(&lanes[2 * g + 1])), &mut words);
-                    let out = &mut groups[i * (STRIPE / GROUP) + g];
+                    let out = &mut out[(i * (STRIPE / GROUP) + g) * group_words..][..group_words];
                     for (pair, word) in words.iter().enumerate() {
-                        out[tile + pair * LANES] = *word;
+                        out[tile + pair * width] = *word;
                     }
                 }
             }

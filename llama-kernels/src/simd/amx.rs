@@ -13,8 +13,8 @@
 //! transpose each tile of C, in registers, to [token][row]
 //! ```
 //!
-//! F32, F16 and BF16 stay with the float engine: rounding the activations of such models to bfloat16 costs
-//! precision that their users chose to pay for.
+//! BF16 weights are tiles as they lie in the file, so that only the activations are rounded. F32 and F16 stay
+//! with the float engine: rounding such models to bfloat16 costs precision that their users chose to pay for.
 //!
 //! C lives in the output between blocks of columns and is reloaded as the initial accumulator, so that
 //! the size of a block does not change a bit of the result.
@@ -31,6 +31,7 @@ use crate::matrix::Matrix;
 use crate::ops::gemm::Job;
 use core::arch::asm;
 use core::arch::x86_64::*;
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 /// Groups of 32 columns in a block: 512 columns of 512 tokens are 512 KiB of B.
@@ -113,8 +114,45 @@ impl Drop for Tiles {
     }
 }
 
-/// Unpacks the `at`th span of a row: line `i` of the panel's row gets 32 columns of it. Columns beyond the
-/// row's end are zero.
+/// Weights that become lines of bfloat16 panels.
+trait Source {
+    /// Unpacks the `at`th span of a row: line `i` of the panel's row gets 32 columns of it. Columns beyond
+    /// the row's end are zero.
+    fn unpack(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[u8; STRIPE]]);
+}
+
+/// Blocks of an integer format.
+struct Integers<B>(PhantomData<B>);
+
+impl<B: IntegerBlock> Source for Integers<B> {
+    #[inline(always)]
+    fn unpack(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[u8; STRIPE]]) {
+        unpack::<B>(s, row, at, lines);
+    }
+}
+
+/// Numbers that are bfloat16 already.
+struct Pairs;
+
+impl Source for Pairs {
+    #[inline(always)]
+    fn unpack(_: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[u8; STRIPE]]) {
+        let span = &row[at * 2 * SPAN..];
+        for i in 0..SPAN / GROUP {
+            let rest = span.get(i * STRIPE..).unwrap_or(&[]);
+            let line = &mut lines[i * ROWS];
+            match rest.first_chunk() {
+                Some(whole) => *line = *whole,
+                None => {
+                    *line = [0; STRIPE];
+                    line[..rest.len()].copy_from_slice(rest);
+                }
+            }
+        }
+    }
+}
+
+/// [`Source::unpack`] of integers.
 #[inline(always)]
 fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[u8; STRIPE]]) {
     let n = SPAN / B::LEN;
@@ -147,10 +185,10 @@ fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[
     }
 }
 
-/// Evaluates intrinsics, where an `Avx512<AMX>` is the proof.
+/// Evaluates intrinsics, where an `Avx512`, of AMX for bfloat16, is the proof.
 macro_rules! amx {
     ($($body:tt)*) => {
-        // SAFETY: callers hold an `Avx512<AMX>`; no memory is accessed but through its safe methods.
+        // SAFETY: callers hold an `Avx512`; no memory is accessed but through its safe methods.
         unsafe { $($body)* }
     };
 }
@@ -206,18 +244,29 @@ impl Unpacking<'_> {
 
     /// Unpacks one more span into `lines`, the panel.
     #[inline(always)]
-    fn step<B: IntegerBlock>(&mut self, s: Avx512<AMX>, lines: &mut [[u8; STRIPE]]) {
+    fn step<W: Source>(&mut self, s: Avx512<AMX>, lines: &mut [[u8; STRIPE]]) {
         let (row, span) = (self.done / self.spans, self.done % self.spans);
         let bytes = self.w.rows_bytes(self.first + row..self.first + row + 1);
         let line = span * (SPAN / GROUP) * ROWS + row;
-        unpack::<B>(s, bytes, self.start + span, &mut lines[line..]);
+        W::unpack(s, bytes, self.start + span, &mut lines[line..]);
         self.done += 1;
     }
 }
 
-/// The bfloat16 engine.
+/// The bfloat16 engine for integer formats.
 #[inline(always)]
-pub(super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
+pub(super) fn gemm_integer<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
+    gemm::<Integers<B>>(s, job);
+}
+
+/// The bfloat16 engine for matrices of bfloat16 numbers.
+#[inline(always)]
+pub(super) fn gemm_bf16(s: Avx512<AMX>, job: Job<'_>) {
+    gemm::<Pairs>(s, job);
+}
+
+#[inline(always)]
+fn gemm<W: Source>(s: Avx512<AMX>, job: Job<'_>) {
     let Job { w, rows, acts, out, panel, .. } = job;
     let (k, tokens) = (acts.cols, acts.tokens);
     assert_eq!(w.cols(), k, "columns of the matrix, features of the activations");
@@ -239,7 +288,7 @@ pub(super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
         };
         let mut coming = unpacking(rows.start);
         while coming.left() > 0 {
-            coming.step::<B>(s, now);
+            coming.step::<W>(s, now);
         }
         for first in rows.clone().step_by(ROWS) {
             let mut coming = unpacking(first + ROWS);
@@ -248,20 +297,20 @@ pub(super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
             let (mut debt, work, steps) = (0, coming.left(), padded / ROWS * n);
             for tile in 0..padded / ROWS {
                 let wide = tokens > tile * ROWS + LANES;
-                let b = &acts.tile(tile)[start * PAIR_WORDS..][..n * PAIR_WORDS];
+                let b = &acts.pairs(tile)[start * PAIR_WORDS..][..n * PAIR_WORDS];
                 panel.load(c, tile, padded, wide);
                 for step in 0..n {
                     panel.multiply(b, step, wide);
                     debt += work; // the next panel is unpacked evenly in the shadow of the products
                     while debt >= steps && coming.left() > 0 {
                         debt -= steps;
-                        coming.step::<B>(s, next);
+                        coming.step::<W>(s, next);
                     }
                 }
                 panel.store(c, tile, padded, wide);
             }
             while coming.left() > 0 {
-                coming.step::<B>(s, next);
+                coming.step::<W>(s, next);
             }
             std::mem::swap(&mut now, &mut next);
         }
@@ -269,7 +318,13 @@ pub(super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
     drop(tiles);
     let panels = rows.len().div_ceil(LANES);
     for tile in out[..panels * padded].as_chunks_mut::<LANES>().0 {
-        transpose(s, tile);
+        let mut lines = [s.splat(0.0); LANES];
+        for (r, line) in lines.iter_mut().zip(tile.iter()) {
+            *r = s.load(line);
+        }
+        for (t, line) in transposed(s, lines).into_iter().zip(tile) {
+            s.store(t, line);
+        }
     }
 }
 
@@ -376,13 +431,9 @@ impl Block<'_> {
     }
 }
 
-/// Transposes sixteen lines of sixteen floats.
+/// Sixteen lines of sixteen floats (or any words), transposed.
 #[inline(always)]
-fn transpose(s: Avx512<AMX>, tile: &mut [[f32; LANES]; LANES]) {
-    let mut r = [s.splat(0.0); LANES];
-    for (r, line) in r.iter_mut().zip(tile.iter()) {
-        *r = s.load(line);
-    }
+pub(super) fn transposed<const LEVEL: u32>(_proof: Avx512<LEVEL>, mut r: [__m512; LANES]) -> [__m512; LANES] {
     let mut t = r;
     amx! {
         for i in 0..8 {
@@ -412,7 +463,5 @@ fn transpose(s: Avx512<AMX>, tile: &mut [[f32; LANES]; LANES]) {
             t[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
         }
     }
-    for (t, line) in t.iter().zip(tile) {
-        s.store(*t, line);
-    }
+    t
 }

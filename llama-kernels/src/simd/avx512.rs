@@ -1,9 +1,16 @@
-//! AVX-512 (F, BW, VL, DQ): servers since 2017, AMD since Zen 4; from [`VNNI`] on also AVX512-VNNI, and at
-//! [`AMX`] the matrix tiles and the conversions to bfloat16 (servers since 2023).
+//! AVX-512 (F, BW, VL, DQ): servers since 2017, AMD since Zen 4; from [`VNNI`] on also AVX512-VNNI, from
+//! [`BF16`] on the conversions to bfloat16 and its dot products (AMD since Zen 4, some servers since 2020),
+//! and at [`AMX`] the matrix tiles (servers since 2023).
+//!
+//! [`BF16`] differs from [`VNNI`] in prompts of bfloat16 weights (`avx512/bf16.rs`). AMD runs `vdpbf16ps` at the
+//! rate of a multiply-add, of which it does twice the work; Intel runs it as several operations, more
+//! slowly than the multiply-adds that it saves. So it is chosen by itself on AMD only.
 //!
 //! `vpdpbusd` multiplies unsigned by signed bytes only, and there is no `vpsignb` here to move a sign
 //! over: signed weights have 128 added ([`Simd::SIGNED_ZERO`]), and the drivers subtract `128 * sum(x)`
 //! through the sums that they have anyway.
+
+mod bf16;
 
 use super::{Kernel, LANES, Need, STRIPE, Simd, amx, needs, x86};
 use crate::acts::Layout;
@@ -19,8 +26,10 @@ pub struct Avx512<const LEVEL: u32>(());
 pub(crate) const BASE: u32 = 0;
 /// The level of AVX512-VNNI.
 pub(crate) const VNNI: u32 = 1;
+/// The level of AVX512-VNNI and AVX512-BF16.
+pub(crate) const BF16: u32 = 2;
 /// The level of AMX with bfloat16 tiles, AVX512-VNNI and AVX512-BF16.
-pub(crate) const AMX: u32 = 2;
+pub(crate) const AMX: u32 = 3;
 
 /// Evaluates intrinsics. Every use is in a method of `Avx512`, whose value is the proof.
 macro_rules! avx512 {
@@ -69,14 +78,16 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     type F = __m512;
     type I = __m512i;
 
-    const NAME: &'static str = ["avx512", "avx512vnni", "amx"][LEVEL as usize];
+    const NAME: &'static str = ["avx512", "avx512vnni", "avx512bf16", "amx"][LEVEL as usize];
     const SUMMARY: &'static str = [
         "512-bit registers: servers since 2017, AMD since Zen 4",
         "AVX-512 with dot products of bytes: servers since 2019, AMD since Zen 4",
+        "AVX512-VNNI with dot products of bfloat16: not by default on Intel, where they are slow",
         "AVX512-VNNI with bfloat16 matrix tiles: servers since 2023",
     ][LEVEL as usize];
     const SIGNED_ZERO: Option<u32> = if LEVEL >= VNNI { Some(7) } else { None };
     const LAYOUT: Layout = if LEVEL == AMX { Layout::Pairs } else { Layout::Tiles(TILE) };
+    const BF16: bool = LEVEL >= BF16;
 
     fn needs() -> Vec<Need> {
         let mut needs =
@@ -84,8 +95,10 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         if LEVEL >= VNNI {
             needs.extend(needs!(is_x86_feature_detected: "avx512vnni"));
         }
-        if LEVEL >= AMX {
+        if LEVEL >= BF16 {
             needs.extend(needs!(is_x86_feature_detected: "avx512bf16"));
+        }
+        if LEVEL >= AMX {
             needs.extend(amx::needs());
         }
         needs
@@ -93,6 +106,13 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
 
     fn new() -> Option<Self> {
         Self::needs().iter().all(|need| need.found).then_some(Avx512(()))
+    }
+
+    fn preferred(self) -> bool {
+        let vendor = __cpuid(0);
+        let amd =
+            [vendor.ebx, vendor.edx, vendor.ecx] == [*b"Auth", *b"enti", *b"cAMD"].map(u32::from_le_bytes);
+        LEVEL != BF16 || amd
     }
 
     fn run<K: Kernel>(self, kernel: K) -> K::Out {
@@ -105,7 +125,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             kernel.call(s)
         }
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c,avx512vnni,avx512bf16")]
-        fn amx<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
+        fn bf16<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
             kernel.call(s)
         }
         // SAFETY: `self` exists, so `new` has found the features of its level.
@@ -113,7 +133,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             match LEVEL {
                 BASE => base(self, kernel),
                 VNNI => vnni(self, kernel),
-                _ => amx(self, kernel),
+                _ => bf16(self, kernel),
             }
         }
     }
@@ -121,7 +141,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
         if LEVEL == AMX {
-            amx::gemm::<B>(Avx512(()), job);
+            amx::gemm_integer::<B>(Avx512(()), job);
         } else {
             gemm::integer::<Self, B, TILE>(self, job);
         }
@@ -132,7 +152,13 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     }
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
-        gemm::float::<Self, B, TILE>(self, job);
+        if LEVEL == AMX && B::BF16 {
+            amx::gemm_bf16(Avx512(()), job);
+        } else if LEVEL == BF16 && B::BF16 {
+            bf16::gemm(Avx512(()), job);
+        } else {
+            gemm::float::<Self, B, TILE>(self, job);
+        }
     }
 
     #[inline(always)]
@@ -219,7 +245,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     #[inline(always)]
     fn to_bf16(self, a: Self::F, b: Self::F) -> Self::I {
         avx512! {
-            if LEVEL == AMX {
+            if LEVEL >= BF16 {
                 let pairs = _mm512_cvtne2ps_pbh(b, a);
                 return std::mem::transmute::<__m512bh, __m512i>(pairs);
             }

@@ -102,6 +102,11 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The token, if nothing that it needs is missing.
     fn new() -> Option<Self>;
 
+    /// Whether this is a good choice on this CPU, and not only a possible one.
+    fn preferred(self) -> bool {
+        true
+    }
+
     /// Compiles `kernel` with the ISA's features and runs it: the one place where they are listed.
     fn run<K: Kernel>(self, kernel: K) -> K::Out;
 
@@ -146,7 +151,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// Sixteen bfloat16 numbers, little-endian.
     fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::F;
 
-    /// Thirty-two floats rounded to bfloat16, to nearest even: `a`, then `b`.
+    /// Thirty-two floats rounded to bfloat16, to nearest even: `a`, then `b`. Subnormal numbers may become
+    /// zeros, which is what the engines that multiply bfloat16 take them for.
     fn to_bf16(self, a: Self::F, b: Self::F) -> Self::I;
 
     // Sixteen 32-bit integers.
@@ -275,6 +281,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn multiply_tiles(self, _rounds: usize) -> usize {
         0
     }
+    /// Whether products of bfloat16 weights with many tokens read the activations rounded to bfloat16.
+    const BF16: bool = false;
 
     /// The engine for integer formats.
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>);

@@ -4,6 +4,7 @@ use super::*;
 use crate::format::tests::unpack_agrees_with_dequantize;
 use crate::format::{Lane, Lanes};
 use crate::{available, run_on};
+use half::bf16;
 use std::array::from_fn;
 use std::marker::PhantomData;
 
@@ -155,6 +156,34 @@ impl Kernel for Halves {
     }
 }
 
+/// Any numbers but NaNs, ties among them, rounded to bfloat16.
+struct Rounded {
+    seed: u64,
+}
+
+impl Kernel for Rounded {
+    type Out = Vec<(f32, bf16)>;
+
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> Self::Out {
+        let (mut state, mut out) = (self.seed, Vec::new());
+        for tail in [None, Some(0x7fff), Some(0x8000), Some(0x8001)] {
+            let mut x: [f32; 2 * LANES] = from_fn(|i| {
+                let bits = next(&mut state) as u32;
+                let bits = if i < 4 { (bits & 0x80ff_ffff) | [0x7f00_0000, 0][i % 2] } else { bits };
+                f32::from_bits(tail.map_or(bits, |tail| bits & 0xffff_0000 | tail))
+            });
+            x.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = f32::INFINITY.copysign(*x));
+            let (lanes, _) = x.as_chunks::<LANES>();
+            let mut bytes = [0; STRIPE];
+            s.store_bytes(s.to_bf16(s.load(&lanes[0]), s.load(&lanes[1])), &mut bytes);
+            let rounded = bytes.as_chunks::<2>().0.iter().map(|bytes| bf16::from_le_bytes(*bytes));
+            out.extend(x.into_iter().zip(rounded));
+        }
+        out
+    }
+}
+
 /// Tokens in a tile of [`Panel`], whatever the instruction set would choose.
 const TOKENS: usize = 4;
 
@@ -224,6 +253,12 @@ impl Kernel for Check {
         check_panels::<S, Lane<5, false, false>>(s);
         check_panels::<S, Lane<6, false, false>>(s);
         check_panels::<S, Lane<8, false, false>>(s);
+        for (x, found) in (0..200).flat_map(|seed| s.run(Rounded { seed })) {
+            let expected = bf16::from_f32(x);
+            let zero = x.is_subnormal() && found.to_bits() == expected.to_bits() & 0x8000;
+            let right = zero || found.to_bits() == expected.to_bits();
+            assert!(right, "{x:e} rounded by {}: {found:e}", S::NAME);
+        }
         for seed in 0..200 {
             let expected = Scalar.run(All { seed });
             let found = s.run(All { seed });
