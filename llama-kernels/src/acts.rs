@@ -3,8 +3,7 @@
 //! Float formats read the activations as they are. Integer formats read them quantized to bytes in
 //! groups of 32 (`x = scale * q`, q in -127..=127), in one of two layouts:
 //!
-//! * [`Layout::Rows`], for few tokens (GEMV): planes per token, a stripe of 64 columns at a time:
-//!   64 bytes; the negated sum of each four of them; the scale and the sum of each 16.
+//! * [`Layout::Rows`], for few tokens (GEMV): token by token, a [`Span`] for each 256 columns.
 //! * [`Layout::Tiles`], for many (GEMM): `MT` tokens side by side, per group of 32 columns
 //!   `{ 8 x MT dwords, 2 x MT negated sums of 16, MT scales }`, so that one pointer serves and
 //!   each dword is broadcast straight from memory.
@@ -12,8 +11,8 @@
 //! The bfloat16 engine reads them rounded to bfloat16, in the layout of [`Layout::Pairs`]: 32 tokens side
 //! by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2 columns`.
 
-use crate::buffer::Buffer;
-use crate::simd::{LANES, STRIPE};
+use crate::buffer::{Buffer, Zero};
+use crate::simd::{LANES, SPAN, STRIPE};
 
 /// Columns that share a scale.
 pub(crate) const GROUP: usize = 32;
@@ -24,7 +23,7 @@ pub(crate) const TILE_WORDS: usize = GROUP / 4 + 2 + 1;
 /// How quantized activations lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Layout {
-    /// Planes per token.
+    /// Spans, token by token.
     Rows,
     /// Tiles of this many tokens, quantized.
     Tiles(usize),
@@ -72,36 +71,33 @@ pub struct Acts {
     pub(crate) layout: Layout,
     pub(crate) tokens: usize,
     pub(crate) cols: usize,
-    pub(crate) bytes: Buffer<[u8; STRIPE]>,
-    pub(crate) sums: Buffer<[i32; LANES]>,
-    pub(crate) quads: Buffer<[[f32; 4]; 2]>,
+    pub(crate) spans: Buffer<Span>,
     pub(crate) tiles: Buffer<i32>,
 }
 
-/// The quantized activations of one token, in the layout of rows.
+/// 256 columns of one token's quantized activations. What lies beyond the last column is zero.
 #[derive(Clone, Copy)]
-pub(crate) struct Row<'a> {
-    /// The bytes of each stripe.
-    pub bytes: &'a [[u8; STRIPE]],
-    /// The negated sums of each four bytes.
-    pub sums: &'a [[i32; LANES]],
-    /// For each quarter of a stripe the scale, and the scale times the sum.
-    pub quads: &'a [[[f32; 4]; 2]],
+#[repr(C, align(64))]
+pub(crate) struct Span {
+    /// The bytes, a stripe at a time.
+    pub bytes: [[u8; STRIPE]; SPAN / STRIPE],
+    /// The scale of each 16 columns.
+    pub scales: [f32; LANES],
+    /// The sum of each 16 columns: the scale times the sum of the bytes.
+    pub totals: [f32; LANES],
 }
 
-/// The same, to be written.
-pub(crate) struct RowMut<'a> {
-    /// As in [`Row`].
-    pub bytes: &'a mut [[u8; STRIPE]],
-    /// As in [`Row`].
-    pub sums: &'a mut [[i32; LANES]],
-    /// As in [`Row`].
-    pub quads: &'a mut [[[f32; 4]; 2]],
-}
+// SAFETY: arrays of numbers: all zeros are valid.
+unsafe impl Zero for Span {}
 
 /// Stripes that hold `cols` columns.
 pub(crate) fn stripes(cols: usize) -> usize {
     cols.div_ceil(STRIPE)
+}
+
+/// Spans that hold `cols` columns.
+pub(crate) fn spans(cols: usize) -> usize {
+    cols.div_ceil(SPAN)
 }
 
 impl Acts {
@@ -110,15 +106,7 @@ impl Acts {
 
     /// No room yet.
     pub(crate) fn new() -> Acts {
-        Acts {
-            layout: Layout::Rows,
-            tokens: 0,
-            cols: 0,
-            bytes: Buffer::new(0),
-            sums: Buffer::new(0),
-            quads: Buffer::new(0),
-            tiles: Buffer::new(0),
-        }
+        Acts { layout: Layout::Rows, tokens: 0, cols: 0, spans: Buffer::new(0), tiles: Buffer::new(0) }
     }
 
     /// Prepares for a batch of `tokens` x `cols`; makes room for its quantized form if that is wanted.
@@ -129,9 +117,9 @@ impl Acts {
         }
         match layout {
             Layout::Rows => {
-                let n = tokens * stripes(cols);
-                if self.bytes.len() < n {
-                    (self.bytes, self.sums, self.quads) = (Buffer::new(n), Buffer::new(n), Buffer::new(n));
+                let n = tokens * spans(cols);
+                if self.spans.len() < n {
+                    self.spans = Buffer::new(n);
                 }
             }
             Layout::Tiles(_) | Layout::Pairs => {
@@ -145,17 +133,16 @@ impl Acts {
 
     /// Bytes that a batch of `tokens` x `cols` takes at most, in any layout.
     pub(crate) fn size(tokens: usize, cols: usize) -> usize {
-        let rows = tokens * stripes(cols) * (STRIPE + 4 * LANES + 32);
+        let rows = tokens * spans(cols) * size_of::<Span>();
         let pairs = tokens.div_ceil(PAIR_TOKENS) * 4 * Layout::Pairs.tile_words(cols);
         rows.max(pairs)
     }
 
     /// One token's quantized activations.
-    pub(crate) fn row(&self, token: usize) -> Row<'_> {
+    pub(crate) fn row(&self, token: usize) -> &[Span] {
         assert!(self.layout == Layout::Rows && token < self.tokens, "token {token} of {}", self.tokens);
-        let n = stripes(self.cols);
-        let range = token * n..(token + 1) * n;
-        Row { bytes: &self.bytes[range.clone()], sums: &self.sums[range.clone()], quads: &self.quads[range] }
+        let n = spans(self.cols);
+        &self.spans[token * n..(token + 1) * n]
     }
 
     /// One tile's words.

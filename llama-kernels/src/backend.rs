@@ -3,7 +3,7 @@
 //! [`available`] is the only list of instruction sets. [`Backend`] has one implementation, for every
 //! [`Simd`]; it matches the format of a matrix once per call, outside of [`Simd::run`].
 
-use crate::acts::{Acts, Layout, RowMut};
+use crate::acts::{Acts, Layout, Span};
 use crate::format::{F16, FloatBlock, IntegerBlock, with_block};
 use crate::matrix::Matrix;
 use crate::ops::attention::{Attend, Merge};
@@ -27,7 +27,7 @@ pub(crate) trait Backend: Send + Sync {
     fn layout(&self) -> Layout;
 
     /// Quantizes one token's activations into the layout of rows.
-    fn quantize_row(&self, x: &[f32], out: RowMut<'_>);
+    fn quantize_row(&self, x: &[f32], out: &mut [Span]);
 
     /// Prepares a tile of tokens, `x[token][cols]`, in that layout.
     fn prepare_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
@@ -77,7 +77,7 @@ impl<S: Simd> Backend for S {
         S::LAYOUT
     }
 
-    fn quantize_row(&self, x: &[f32], out: RowMut<'_>) {
+    fn quantize_row(&self, x: &[f32], out: &mut [Span]) {
         self.run(QuantizeRow { x, out });
     }
 

@@ -6,7 +6,7 @@
 mod attention;
 
 use self::attention::Attention;
-use crate::acts::{Acts, Layout, PAIR_TOKENS, RowMut, stripes};
+use crate::acts::{Acts, Layout, PAIR_TOKENS, spans};
 use crate::backend::{self, Backend};
 use crate::buffer::Buffer;
 use crate::kv::KvLayer;
@@ -360,19 +360,10 @@ impl Ops<'_> {
         }
         match layout {
             Layout::Rows => {
-                let n = stripes(cols);
-                let (bytes, sums, quads) =
-                    (Parts::new(&mut acts.bytes), Parts::new(&mut acts.sums), Parts::new(&mut acts.quads));
+                let (n, rows) = (spans(cols), Parts::new(&mut acts.spans));
                 self.team.split(tokens, &|_, t| {
-                    let range = t * n..(t + 1) * n;
-                    // SAFETY: each piece writes the rows of its own token.
-                    let out = unsafe {
-                        RowMut {
-                            bytes: bytes.part(range.clone()),
-                            sums: sums.part(range.clone()),
-                            quads: quads.part(range),
-                        }
-                    };
+                    // SAFETY: each piece writes the spans of its own token.
+                    let out = unsafe { rows.part(t * n..(t + 1) * n) };
                     backend.quantize_row(&x[t * cols..(t + 1) * cols], out);
                 });
             }

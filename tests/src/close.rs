@@ -178,7 +178,7 @@ pub fn matmul(w: &Matrix, x: &[f32], tokens: usize, activations: Activations) ->
             Activations::Bf16 => decoded.iter().map(|w| bf16(*w)).unzip(),
             _ => (widen(&decoded), vec![0.0; decoded.len()]),
         };
-        let sizes = sizes(w.format(), &weights);
+        let sizes = sizes(w, r, &weights);
         for t in 0..tokens {
             let [exact, doubt] = [&exact, &doubt].map(|x| &x[t * w.cols()..(t + 1) * w.cols()]);
             let terms = |w: &[f64], x: &[f64]| w.iter().zip(x).map(|(w, x)| (w * x).abs()).sum::<f64>();
@@ -190,18 +190,12 @@ pub fn matmul(w: &Matrix, x: &[f32], tokens: usize, activations: Activations) ->
     Answer { expected, bound }
 }
 
-/// What rounding errors of a row's weights are relative to: the weights, or, where a weight is
-/// `d * q - m`, its two parts, whose products are added up on their own: `|d q| + |m|` is at most
-/// `|w| + 2 |m|`, and no encoder's minimum is larger than the largest weight around it.
-fn sizes(format: Format, weights: &[f64]) -> Vec<f64> {
-    if !format.has_minimums() {
-        return weights.to_vec();
-    }
-    let size = |group: &[f64]| {
-        let largest = group.iter().fold(0.0f64, |m, w| m.max(w.abs()));
-        group.iter().map(|w| w.abs() + 2.0 * largest).collect::<Vec<f64>>()
-    };
-    weights.chunks(GROUP).flat_map(size).collect()
+/// What rounding errors of a row's weights are relative to: the weights, or, where a product is made of
+/// `d * q - m`, its two parts, which are added up on their own: `|d q| + |m|` is at most `|w| + 2 |m|`.
+fn sizes(w: &Matrix, row: usize, weights: &[f64]) -> Vec<f64> {
+    let mut parts = vec![0.0; weights.len()];
+    w.format().subtrahends(w.rows_bytes(row..row + 1), &mut parts);
+    weights.iter().zip(parts).map(|(w, m)| w.abs() + 2.0 * f64::from(m).abs()).collect()
 }
 
 /// A value rounded to bf16, to nearest even, and the doubt of it: a unit in the last place where f32

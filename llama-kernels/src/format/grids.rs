@@ -8,7 +8,7 @@
 //!
 //! The hexadecimal digits below hold the bits of four points each, the lowest first.
 
-use crate::simd::{STRIPE, Simd};
+use crate::simd::Simd;
 
 /// The 256 points of IQ2_XXS.
 pub(super) static IQ2_XXS: [u64; 256] = octets(IQ2_LEVELS, IQ2_XXS_SET);
@@ -28,16 +28,6 @@ pub(super) static IQ3_XXS: [u32; 256] = quads([4, 12, 20, 28, 36, 44, 52, 62], I
 /// The 512 points of IQ3_S.
 pub(super) static IQ3_S: [u32; 512] = quads([1, 3, 5, 7, 9, 11, 13, 15], IQ3_S_SET);
 
-/// Eight points as the bytes of a stripe.
-#[inline(always)]
-pub(super) fn stripe(points: [u64; 8]) -> [u8; STRIPE] {
-    let mut bytes = [0; STRIPE];
-    for (bytes, point) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(points) {
-        *bytes = point.to_le_bytes();
-    }
-    bytes
-}
-
 /// The bytes of `q` with their sign changed where the bit is set.
 #[inline(always)]
 pub(super) fn negate<S: Simd>(s: S, q: S::I, signs: u64) -> S::I {
@@ -45,31 +35,10 @@ pub(super) fn negate<S: Simd>(s: S, q: S::I, signs: u64) -> S::I {
     s.sub_u8(s.xor(q, mask), mask)
 }
 
-/// Seven sign bits as eight: the last one makes the number of minus signs even. For eight bytes at once.
-#[inline(always)]
-pub(super) fn even_signs(bits: u64) -> u64 {
-    let mut parity = bits ^ bits >> 4;
-    parity ^= parity >> 2;
-    parity ^= parity >> 1;
-    bits | (parity & 0x0101_0101_0101_0101) << 7
-}
-
-/// Twenty-eight bits as four bytes of seven.
-#[inline(always)]
-pub(super) fn sevens(bits: u32) -> u32 {
-    (bits & 0x7f) | (bits & 0x7f << 7) << 1 | (bits & 0x7f << 14) << 2 | (bits & 0x7f << 21) << 3
-}
-
 /// The bytes of `q` plus one, or minus one where the bit is set.
 #[inline(always)]
 pub(super) fn shift<S: Simd>(s: S, q: S::I, minus: u64) -> S::I {
     s.sub_u8(q, s.or(s.mask(!minus), s.splat_u8(1)))
-}
-
-/// Two bytes as four nibbles `n`, each as `2 * n + 1`.
-#[inline(always)]
-pub(super) fn odd_nibbles([a, b]: [u8; 2]) -> [i8; 4] {
-    [a & 15, a >> 4, b & 15, b >> 4].map(|n| n as i8 * 2 + 1)
 }
 
 /// Eight weights: `scale` times the coordinates, negative where a bit is set.
@@ -246,15 +215,5 @@ mod tests {
         assert_eq!(IQ1[1024].to_le_bytes(), [16, 24, 8, 16, 16, 16, 16, 16]);
         assert_eq!(IQ3_XXS[128].to_le_bytes(), [4, 62, 28, 20]);
         assert_eq!(IQ3_S[256].to_le_bytes(), [7, 5, 9, 5]);
-    }
-
-    #[test]
-    fn signs_are_even() {
-        let (bits, all) = (0x0f_fff_ff0, 0x0102_0408_1020_4040_u64);
-        assert_eq!(sevens(bits), 0x7f7f_7f70);
-        for byte in even_signs(all ^ 0x7f).to_le_bytes() {
-            assert_eq!(byte.count_ones() % 2, 0);
-        }
-        assert_eq!(even_signs(0x0300_0000_0000_0001), 0x0300_0000_0000_0081);
     }
 }

@@ -4,7 +4,7 @@
 //! The half-precision `d` lies in the highest four bits of the four words of scales.
 
 use super::grids::{self, IQ1 as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Stripe};
+use super::{Block, IntegerBlock, Lane, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -60,19 +60,20 @@ impl IntegerBlock for IQ1_M {
     const ZERO: Option<u32> = Some(4);
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let block = &span[0];
+        let d = s.mul(s.splat_f16(block.d()), s.splat(1.0 / 8.0));
+        let odd = bits::threes(block.scales).map(|scale| 2 * scale + 1);
+        Scales::new(s.mul(d, s.widen_i8(odd)))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let block = &span[0];
         let (q, high) = (&block.q[stripe], u32::from_le_bytes(block.high[stripe]));
-        let points =
-            std::array::from_fn(|i| POINTS[usize::from(q[i]) | ((high >> (4 * i) & 7) as usize) << 8]);
-        let minus = (0..8).fold(0, |bits, i| bits | u64::from(high >> (4 * i + 3) & 1) << (8 * i));
-        let q = grids::shift(s, s.load_bytes(&grids::stripe(points)), minus * 255);
-        let scales = u16::from_le_bytes(block.scales[stripe]);
-        let scales = std::array::from_fn(|i| (scales >> (3 * i) & 7) as i8 * 2 + 1);
-        let d = block.d();
-        let d = s.mul_quad(s.pair_f16(d, d), s.splat_quad(1.0 / 8.0));
-        let scale = s.mul_quad(d, s.quad_i8(scales));
-        Stripe { q, scale, min: scale }
+        let points = std::array::from_fn(|i| usize::from(q[i]) | ((high >> (4 * i) & 7) as usize) << 8);
+        let minus = bits::nibbles(high) >> 3 & 0x0101_0101_0101_0101;
+        grids::shift(s, s.octets(&POINTS, points), minus * 255)
     }
 }
 

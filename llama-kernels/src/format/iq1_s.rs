@@ -3,7 +3,7 @@
 //! `w = d * (2 * s + 1) * (point + 1/8)`, or minus an eighth. In integers: eight times as much.
 
 use super::grids::{self, IQ1 as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Stripe};
+use super::{Block, IntegerBlock, Lane, Random, Scales};
 use crate::simd::Simd;
 use half::f16;
 
@@ -44,19 +44,22 @@ impl IntegerBlock for IQ1_S {
     const ZERO: Option<u32> = Some(4);
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let block = &span[0];
+        let odd = |i: usize| (block.high[i / 2][i % 2 * 2 + 1] >> 4 & 7) * 2 + 1;
+        let d = s.mul(s.splat_f16(block.d), s.splat(1.0 / 8.0));
+        Scales::new(s.mul(d, s.pairs_i8(u64::from_le_bytes(std::array::from_fn(odd)))))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let block = &span[0];
         let (q, words) = (&block.q[stripe], u32::from_le_bytes(block.high[stripe]));
         let [a, b] = [words as u16, (words >> 16) as u16];
-        let point =
-            |i: usize, word: u16| POINTS[usize::from(q[i]) | usize::from(word >> (i % 4 * 3) & 7) << 8];
+        let point = |i: usize, word: u16| usize::from(q[i]) | usize::from(word >> (i % 4 * 3) & 7) << 8;
         let points = std::array::from_fn(|i| point(i, if i < 4 { a } else { b }));
         let minus = |word: u16| u64::from(word >> 15) * 0xffff_ffff;
-        let q = grids::shift(s, s.load_bytes(&grids::stripe(points)), minus(a) | minus(b) << 32);
-        let [a, b] = [a, b].map(|word| (word >> 12 & 7) as i8 * 2 + 1);
-        let d = s.mul_quad(s.pair_f16(block.d, block.d), s.splat_quad(1.0 / 8.0));
-        let scale = s.mul_quad(d, s.quad_i8([a, a, b, b]));
-        Stripe { q, scale, min: scale }
+        grids::shift(s, s.octets(&POINTS, points), minus(a) | minus(b) << 32)
     }
 }
 

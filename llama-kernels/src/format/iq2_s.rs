@@ -3,7 +3,7 @@
 //! The scale is `d * (s + 1/2) / 4`.
 
 use super::grids::{self, IQ2_S as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Stripe};
+use super::{Block, IntegerBlock, Lane, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -47,16 +47,18 @@ impl IntegerBlock for IQ2_S {
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let block = &span[0];
+        let d = s.mul(s.splat_f16(block.d), s.splat(1.0 / 8.0));
+        Scales::new(s.mul(d, s.widen_i8(bits::odd_nibbles(block.scales))))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let block = &span[0];
         let (q, high) = (&block.q[stripe], u16::from_le_bytes(block.high[stripe]));
-        let points =
-            std::array::from_fn(|i| POINTS[usize::from(q[i]) | usize::from(high >> (2 * i) & 3) << 8]);
-        let signs = u64::from_le_bytes(block.signs[stripe]);
-        let q = grids::negate(s, s.load_bytes(&grids::stripe(points)), signs);
-        let d = s.mul_quad(s.pair_f16(block.d, block.d), s.splat_quad(1.0 / 8.0));
-        let scale = s.mul_quad(d, s.quad_i8(grids::odd_nibbles(block.scales[stripe])));
-        Stripe { q, scale, min: scale }
+        let points = std::array::from_fn(|i| usize::from(q[i]) | usize::from(high >> (2 * i) & 3) << 8);
+        grids::negate(s, s.octets(&POINTS, points), u64::from_le_bytes(block.signs[stripe]))
     }
 }
 

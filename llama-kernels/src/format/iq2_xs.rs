@@ -3,7 +3,7 @@
 //! The scale is `d * (s + 1/2) / 4`. The eighth sign makes the number of minuses even.
 
 use super::grids::{self, IQ2_XS as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Stripe};
+use super::{Block, IntegerBlock, Lane, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -34,7 +34,7 @@ unsafe impl Block for IQ2_XS {
             let word = u16::from_le_bytes(*word);
             let scale = self.scales.as_flattened()[i / 4] >> (i / 2 % 2 * 4) & 15;
             let scale = d * (0.5 + f32::from(scale)) * 0.25;
-            let signs = grids::even_signs((word >> 9).into()) as u8;
+            let signs = bits::even_signs((word >> 9).into()) as u8;
             *out = grids::weights(scale, POINTS[usize::from(word & 511)], signs);
         }
     }
@@ -45,16 +45,20 @@ impl IntegerBlock for IQ2_XS {
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
-        let q = &block.q[stripe];
-        let words: [u16; 8] = std::array::from_fn(|i| u16::from_le_bytes([q[2 * i], q[2 * i + 1]]));
-        let points = words.map(|word| POINTS[usize::from(word & 511)]);
-        let signs = u64::from_le_bytes(words.map(|word| (word >> 9) as u8));
-        let q = grids::negate(s, s.load_bytes(&grids::stripe(points)), grids::even_signs(signs));
-        let d = s.mul_quad(s.pair_f16(block.d, block.d), s.splat_quad(1.0 / 8.0));
-        let scale = s.mul_quad(d, s.quad_i8(grids::odd_nibbles(block.scales[stripe])));
-        Stripe { q, scale, min: scale }
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let block = &span[0];
+        let d = s.mul(s.splat_f16(block.d), s.splat(1.0 / 8.0));
+        Scales::new(s.mul(d, s.widen_i8(bits::odd_nibbles(block.scales))))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let q = &span[0].q[stripe];
+        let words = u128::from_le_bytes(*q);
+        let (low, high) = (words as u64, (words >> 64) as u64);
+        let points = std::array::from_fn(|i| (if i < 4 { low } else { high } >> (i % 4 * 16)) as usize);
+        let signs = bits::low_sevens(low >> 9) | bits::low_sevens(high >> 9) << 32;
+        grids::negate(s, s.octets(&POINTS, points), bits::even_signs(signs))
     }
 }
 

@@ -3,7 +3,7 @@
 //! The scale is `d * (s + 1/2) / 4`. Seven of eight signs are stored: the number of minuses is even.
 
 use super::grids::{self, IQ2_XXS as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Stripe};
+use super::{Block, IntegerBlock, Lane, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -31,7 +31,7 @@ unsafe impl Block for IQ2_XXS {
         for (&[a, b, c, e, word @ ..], out) in groups.iter().zip(out.as_chunks_mut::<32>().0) {
             let word = u32::from_le_bytes(word);
             let scale = d * (0.5 + (word >> 28) as f32) * 0.25;
-            let signs = grids::even_signs(grids::sevens(word).into()).to_le_bytes();
+            let signs = bits::even_signs(bits::sevens(word).into()).to_le_bytes();
             for (i, index) in [a, b, c, e].into_iter().enumerate() {
                 let point = POINTS[usize::from(index)];
                 out[8 * i..8 * i + 8].copy_from_slice(&grids::weights(scale, point, signs[i]));
@@ -45,18 +45,21 @@ impl IntegerBlock for IQ2_XXS {
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
-        let q = &block.q[stripe];
-        let points = std::array::from_fn(|i| POINTS[usize::from(q[i / 4 * 8 + i % 4])]);
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let block = &span[0];
+        let odd = |i: usize| (block.q[i / 2][i % 2 * 8 + 7] >> 4) * 2 + 1;
+        let d = s.mul(s.splat_f16(block.d), s.splat(1.0 / 8.0));
+        Scales::new(s.mul(d, s.pairs_i8(u64::from_le_bytes(std::array::from_fn(odd)))))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let q = &span[0].q[stripe];
+        let points = std::array::from_fn(|i| usize::from(q[i / 4 * 8 + i % 4]));
         let [_, a, _, b] = q.as_chunks::<4>().0 else { unreachable!("four words") };
         let (a, b) = (u32::from_le_bytes(*a), u32::from_le_bytes(*b));
-        let signs = u64::from(grids::sevens(a)) | u64::from(grids::sevens(b)) << 32;
-        let q = grids::negate(s, s.load_bytes(&grids::stripe(points)), grids::even_signs(signs));
-        let odd = |word: u32| (word >> 28) as i8 * 2 + 1;
-        let d = s.mul_quad(s.pair_f16(block.d, block.d), s.splat_quad(1.0 / 8.0));
-        let scale = s.mul_quad(d, s.quad_i8([odd(a), odd(a), odd(b), odd(b)]));
-        Stripe { q, scale, min: scale }
+        let signs = u64::from(bits::sevens(a)) | u64::from(bits::sevens(b)) << 32;
+        grids::negate(s, s.octets(&POINTS, points), bits::even_signs(signs))
     }
 }
 

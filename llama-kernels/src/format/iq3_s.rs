@@ -3,7 +3,7 @@
 //! The scale is `d * (2 * s + 1)`.
 
 use super::grids::{self, IQ3_S as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Stripe};
+use super::{Block, IntegerBlock, Lane, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -49,19 +49,20 @@ impl IntegerBlock for IQ3_S {
     const ZERO: Option<u32> = Some(4);
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let block = &span[0];
+        let odd = bits::nibbles(u32::from_le_bytes(block.scales)) << 1 | 0x0101_0101_0101_0101;
+        Scales::new(s.mul(s.splat_f16(block.d), s.pairs_i8(odd)))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let block = &span[0];
         let (q, high) = (&block.q[stripe], u16::from_le_bytes(block.high[stripe]));
-        let point = |i: usize| u64::from(POINTS[usize::from(q[i]) | usize::from(high >> i & 1) << 8]);
-        let points = std::array::from_fn(|i| point(2 * i) | point(2 * i + 1) << 32);
+        let points = std::array::from_fn(|i| usize::from(q[i]) | usize::from(high >> i & 1) << 8);
         // 16 + q or 16 - q: the magnitudes are odd and below 16, so five unsigned bits hold the sign too.
         let mask = s.mask(u64::from_le_bytes(block.signs[stripe]));
-        let q = s.xor(s.load_bytes(&grids::stripe(points)), mask);
-        let q = s.sub_u8(q, s.sub_u8(mask, s.splat_u8(16)));
-        let (a, b) = (block.scales[stripe] as i8 & 15, (block.scales[stripe] >> 4) as i8);
-        let [a, b] = [2 * a + 1, 2 * b + 1];
-        let scale = s.mul_quad(s.pair_f16(block.d, block.d), s.quad_i8([a, a, b, b]));
-        Stripe { q, scale, min: scale }
+        s.sub_u8(s.xor(s.quads(&POINTS, points), mask), s.sub_u8(mask, s.splat_u8(16)))
     }
 }
 

@@ -3,7 +3,7 @@
 //! The scale is `d * (s + 1/2) / 2`. Seven of eight signs are stored: the number of minuses is even.
 
 use super::grids::{self, IQ3_XXS as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Stripe};
+use super::{Block, IntegerBlock, Lane, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -32,7 +32,7 @@ unsafe impl Block for IQ3_XXS {
         for (i, (&pair, out)) in pairs.iter().zip(out.as_chunks_mut::<8>().0).enumerate() {
             let word = u32::from_le_bytes(self.signs.as_flattened().as_chunks::<4>().0[i / 4]);
             let scale = d * (0.5 + (word >> 28) as f32) * 0.5;
-            let signs = grids::even_signs((word >> (7 * (i % 4)) & 127).into()) as u8;
+            let signs = bits::even_signs((word >> (7 * (i % 4)) & 127).into()) as u8;
             let [low, high] = pair.map(|index| u64::from(POINTS[usize::from(index)]));
             *out = grids::weights(scale, low | high << 32, signs);
         }
@@ -44,18 +44,21 @@ impl IntegerBlock for IQ3_XXS {
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
-        let point = |i: usize| u64::from(POINTS[usize::from(block.q[stripe][i])]);
-        let points = std::array::from_fn(|i| point(2 * i) | point(2 * i + 1) << 32);
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let block = &span[0];
+        let odd = |i: usize| (block.signs[i / 2][i % 2 * 4 + 3] >> 4) * 2 + 1;
+        let d = s.mul(s.splat_f16(block.d), s.splat(1.0 / 4.0));
+        Scales::new(s.mul(d, s.pairs_i8(u64::from_le_bytes(std::array::from_fn(odd)))))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let block = &span[0];
+        let points = block.q[stripe].map(usize::from);
         let words = u64::from_le_bytes(block.signs[stripe]);
         let (a, b) = (words as u32, (words >> 32) as u32);
-        let signs = u64::from(grids::sevens(a)) | u64::from(grids::sevens(b)) << 32;
-        let q = grids::negate(s, s.load_bytes(&grids::stripe(points)), grids::even_signs(signs));
-        let odd = |word: u32| (word >> 28) as i8 * 2 + 1;
-        let d = s.mul_quad(s.pair_f16(block.d, block.d), s.splat_quad(1.0 / 4.0));
-        let scale = s.mul_quad(d, s.quad_i8([odd(a), odd(a), odd(b), odd(b)]));
-        Stripe { q, scale, min: scale }
+        let signs = u64::from(bits::sevens(a)) | u64::from(bits::sevens(b)) << 32;
+        grids::negate(s, s.quads(&POINTS, points), bits::even_signs(signs))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
 
-use super::{Block, IntegerBlock, Lane, Stripe, search};
+use super::{Block, IntegerBlock, Lane, Scales, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -46,10 +46,14 @@ impl IntegerBlock for IQ4_NL {
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], _stripe: usize) -> Stripe<S> {
-        let (a, b) = (&blocks[0], &blocks[1]);
-        let scale = s.pair_f16(a.d, b.d);
-        Stripe { q: s.lookup(&LEVELS.map(|v| v as u8), s.nibbles16(&a.q, &b.q)), scale, min: scale }
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        Scales::new(s.pairs_f16(std::array::from_fn(|i| span[i].d)))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let (a, b) = (&span[2 * stripe], &span[2 * stripe + 1]);
+        s.lookup(&LEVELS.map(|v| v as u8), s.nibbles16(&a.q, &b.q))
     }
 }
 

@@ -4,7 +4,7 @@
 //! weight `i + 16` in its high one.
 
 use super::iq4_nl::{Group, LEVELS};
-use super::{Block, IntegerBlock, Lane, Stripe, search};
+use super::{Block, IntegerBlock, Lane, Scales, bits, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -80,12 +80,18 @@ impl IntegerBlock for IQ4_XS {
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
-        let [low, high] = &block.q[stripe];
-        let [a, b] = block.scales(stripe);
-        let scale = s.mul_quad(s.pair_f16(block.d, block.d), s.quad_i8([a, a, b, b]));
-        Stripe { q: s.lookup(&LEVELS.map(|v| v as u8), s.nibbles16(low, high)), scale, min: scale }
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let block = &span[0];
+        let low = bits::nibbles(u32::from_le_bytes(block.scales_low));
+        let high = bits::twos(u16::from_le_bytes(block.scales_high));
+        let scales = s.pairs_i8(bits::less_32(low | high << 4));
+        Scales::new(s.mul(s.splat_f16(block.d), scales))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let [low, high] = &span[0].q[stripe];
+        s.lookup(&LEVELS.map(|v| v as u8), s.nibbles16(low, high))
     }
 }
 

@@ -3,9 +3,10 @@
 //! A format is one file, a `mod` and one line in the registry below. The file holds the
 //! block's byte layout (alignment 1, every bit pattern valid), [`Block::dequantize`]
 //! (the definition, written to be read), [`Block::quantize`] (the encoder, if any) and how the
-//! drivers take lanes and scales out of it: [`IntegerBlock::unpack`] or [`FloatBlock::widen`].
+//! drivers take integers and scales out of it ([`IntegerBlock`]), or floats ([`FloatBlock`]).
 
 mod bfloat16;
+mod bits;
 mod float16;
 mod float32;
 mod grids;
@@ -36,7 +37,7 @@ mod search;
 mod tq1_0;
 mod tq2_0;
 
-use crate::simd::{LANES, STRIPE, Simd};
+use crate::simd::{LANES, SPAN, Scalar, Simd};
 
 /// A group of consecutive weights as it lies in a file.
 ///
@@ -130,7 +131,6 @@ pub trait IntegerBlock: Block {
     type Lanes: Lanes;
 
     /// The power of two that lies at zero: `Some(3)` if 8 is to be subtracted from each lane.
-    /// It is applied in integers, so that symmetric formats stay exact.
     const ZERO: Option<u32>;
 
     /// The same for the integers that `S` multiplies: signed lanes may have been made unsigned.
@@ -138,22 +138,31 @@ pub trait IntegerBlock: Block {
         if <Self::Lanes as Lanes>::BITS < 8 { Self::ZERO } else { S::SIGNED_ZERO }
     }
 
-    /// The blocks that [`unpack`](Self::unpack) wants: the fewest that are whole stripes.
-    const UNIT: usize = if Self::LEN < STRIPE { STRIPE / Self::LEN } else { 1 };
+    /// The scales of a span: 256 consecutive weights, in [`SPAN`]` / `[`LEN`](Block::LEN) blocks.
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S>;
 
-    /// Takes 64 consecutive weights, the `stripe`th of [`UNIT`](Self::UNIT) blocks, into lanes.
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S>;
+    /// The integers of 64 consecutive weights, the `stripe`th of a span, in the order of the row.
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I;
 }
 
-/// Sixty-four weights in registers, in the order of the row.
+/// Blocks in a span of the format with the smallest ones.
+pub(crate) const MOST_BLOCKS: usize = SPAN / 32;
+
+/// What the integers of a span are multiplied by, one lane for each 16 weights.
 #[derive(Clone, Copy)]
-pub struct Stripe<S: Simd> {
-    /// The integers.
-    pub q: S::I,
-    /// The scale of each quarter (16 weights).
-    pub scale: S::Q,
-    /// The minimum of each quarter; not read unless [`Lanes::MINS`].
-    pub min: S::Q,
+pub struct Scales<S: Simd> {
+    /// The scales.
+    pub scale: S::F,
+    /// The minimums; not read unless [`Lanes::MINS`].
+    pub min: S::F,
+}
+
+impl<S: Simd> Scales<S> {
+    /// Scales without minimums.
+    #[inline(always)]
+    pub fn new(scale: S::F) -> Self {
+        Scales { scale, min: scale }
+    }
 }
 
 /// What the drivers need to know of a format's lanes; the formats that agree share their machine code.
@@ -201,12 +210,6 @@ macro_rules! registry {
             /// Whether a product with this format quantizes the activations to bytes.
             pub fn is_integer(self) -> bool {
                 with_block!(self, float _B => false, integer _B => true)
-            }
-
-            /// Whether a weight is a multiple of a scale minus a minimum: two parts, which a product adds up
-            /// on their own and which may cancel.
-            pub fn has_minimums(self) -> bool {
-                with_block!(self, float _B => false, integer B => <<B as IntegerBlock>::Lanes as Lanes>::MINS)
             }
         }
 
@@ -325,6 +328,17 @@ impl Format {
         })
     }
 
+    /// What products subtract for each weight of a row: a minimum, or the scale times the zero point, which is
+    /// 128 for signed integers on CPUs that multiply unsigned ones only. It is added up on its own and may
+    /// cancel most of the sum of the rest, so rounding errors are relative to it too.
+    ///
+    /// # Panics
+    /// As [`dequantize`](Self::dequantize).
+    pub fn subtrahends(self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(Some(bytes.len()), self.row_bytes(out.len()), "{self} row of {} weights", out.len());
+        with_block!(self, float _B => out.fill(0.0), integer B => subtrahends::<B>(bytes, out))
+    }
+
     /// Whether there is an encoder. A format without one is only read; [`random`](Self::random) makes
     /// rows of it for tests and benchmarks.
     pub fn encodes(self) -> bool {
@@ -375,6 +389,21 @@ impl Format {
                 out.extend_from_slice(B::bytes(&[B::quantize(x, importance)]));
             }
         })
+    }
+}
+
+/// [`Format::subtrahends`] of whole blocks.
+fn subtrahends<B: IntegerBlock>(bytes: &[u8], out: &mut [f32]) {
+    let zero = if B::Lanes::BITS < 8 { B::ZERO } else { Some(7) };
+    let zero = zero.map_or(0.0, |zero| (1u32 << zero) as f32);
+    for (blocks, out) in B::cast(bytes).chunks(SPAN / B::LEN).zip(out.chunks_mut(SPAN)) {
+        let mut span = [B::zeroed(); MOST_BLOCKS];
+        span[..blocks.len()].copy_from_slice(blocks);
+        let w = B::scales(Scalar, &span[..SPAN / B::LEN]);
+        for (i, out) in out.iter_mut().enumerate() {
+            let min = if B::Lanes::MINS { w.min[i / 16] } else { 0.0 };
+            *out = min + w.scale[i / 16] * zero;
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one. In integers: the
 //! doubled values, with half of the scale.
 
-use super::{Block, IntegerBlock, Lane, Stripe, search};
+use super::{Block, IntegerBlock, Lane, Scales, search};
 use crate::simd::Simd;
 
 /// 17 bytes for 32 weights.
@@ -87,12 +87,15 @@ impl IntegerBlock for MXFP4 {
     const ZERO: Option<u32> = Some(4);
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], _stripe: usize) -> Stripe<S> {
-        let (a, b) = (&blocks[0], &blocks[1]);
-        let q = s.lookup(&E2M1_LANES, s.nibbles16(&a.q, &b.q));
-        let (a, b) = (half_scale(a.e), half_scale(b.e));
-        let scale = s.load_quad(&[a, a, b, b]);
-        Stripe { q, scale, min: scale }
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let twice = |i: usize| u64::from(half_scale(span[i].e).to_bits()) * 0x1_0000_0001;
+        Scales::new(s.bit_cast(s.words(std::array::from_fn(twice))))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let (a, b) = (&span[2 * stripe], &span[2 * stripe + 1]);
+        s.lookup(&E2M1_LANES, s.nibbles16(&a.q, &b.q))
     }
 }
 

@@ -5,7 +5,7 @@
 //! the small range, is no part of the format: files hold it in a tensor of its own.
 
 use super::mxfp4::{E2M1, E2M1_LANES};
-use super::{Block, IntegerBlock, Lane, Random, Stripe, grids};
+use super::{Block, IntegerBlock, Lane, Random, Scales};
 use crate::simd::Simd;
 
 /// 36 bytes for 64 weights.
@@ -18,29 +18,34 @@ pub struct NVFP4 {
 
 const _: () = assert!(size_of::<NVFP4>() == 36 && align_of::<NVFP4>() == 1);
 
-/// Half of each unsigned E4M3 number. Bit 7 counts for nothing, but that 127, which is no number, is zero.
-static HALF_SCALES: [f32; 256] = {
-    let mut scales = [0.0; 256];
+/// The bits of half of each unsigned E4M3 number. Bit 7 counts for nothing, but that 127, which is no number, is zero.
+static HALF_SCALES: [u32; 256] = {
+    let mut scales = [0; 256];
     let mut x = 0;
     while x < 256 {
         let (exponent, mantissa) = (x as u32 >> 3 & 15, x as u32 & 7);
         scales[x] = match exponent {
-            _ if x == 127 => 0.0,
-            0 => mantissa as f32 / 1024.0,
-            _ => f32::from_bits((exponent + 127 - 8) << 23 | mantissa << 20),
+            _ if x == 127 => 0,
+            0 => (mantissa as f32 / 1024.0).to_bits(),
+            _ => (exponent + 127 - 8) << 23 | mantissa << 20,
         };
         x += 1;
     }
     scales
 };
 
+/// Half of an unsigned E4M3 number.
+fn half_scale(x: u8) -> f32 {
+    f32::from_bits(HALF_SCALES[usize::from(x)])
+}
+
 impl NVFP4 {
     /// Scales of about `d`: between two representable ones, as many of the higher as makes up for the lower.
     fn set_scale(&mut self, d: f32) {
         for (i, scale) in self.scales.iter_mut().enumerate() {
-            let above = HALF_SCALES[..127].partition_point(|s| *s <= d).clamp(1, 126);
-            let (low, high) = (HALF_SCALES[above - 1], HALF_SCALES[above]);
-            *scale = if (d - low) / (high - low) > (i as f32 + 0.5) / 4.0 { above } else { above - 1 } as u8;
+            let below = (0..126).rfind(|&x| half_scale(x) <= d).unwrap_or(0).min(125);
+            let (low, high) = (half_scale(below), half_scale(below + 1));
+            *scale = below + u8::from((d - low) / (high - low) > (i as f32 + 0.5) / 4.0);
         }
     }
 }
@@ -53,7 +58,7 @@ unsafe impl Block for NVFP4 {
     fn dequantize(&self, out: &mut [f32]) {
         assert_eq!(out.len(), Self::LEN);
         for (i, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let d = HALF_SCALES[usize::from(self.scales[i])];
+            let d = half_scale(self.scales[i]);
             for (j, &q) in self.q[i].iter().enumerate() {
                 out[j] = d * f32::from(E2M1[usize::from(q & 15)]);
                 out[j + 8] = d * f32::from(E2M1[usize::from(q >> 4)]);
@@ -67,12 +72,16 @@ impl IntegerBlock for NVFP4 {
     const ZERO: Option<u32> = Some(4);
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], _stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let index = std::array::from_fn(|i| usize::from(span[i / 4].scales[i % 4]));
+        Scales::new(s.bit_cast(s.quads(&HALF_SCALES, index)))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let block = &span[stripe];
         let nibbles = |i: usize| u64::from_le_bytes(block.q[i / 2]) >> (i % 2 * 4) & 0x0f0f_0f0f_0f0f_0f0f;
-        let codes = s.load_bytes(&grids::stripe(std::array::from_fn(nibbles)));
-        let scale = s.load_quad(&block.scales.map(|x| HALF_SCALES[usize::from(x)]));
-        Stripe { q: s.lookup(&E2M1_LANES, codes), scale, min: scale }
+        s.lookup(&E2M1_LANES, s.words(std::array::from_fn(nibbles)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Q1_0: 128 signs and one half-precision scale; a weight is `d` where the bit is set, `-d` elsewhere.
 
-use super::{Block, IntegerBlock, Lane, Random, Stripe};
+use super::{Block, IntegerBlock, Lane, Random, Scales};
 use crate::simd::Simd;
 use half::f16;
 
@@ -34,11 +34,14 @@ impl IntegerBlock for Q1_0 {
     const ZERO: Option<u32> = Some(0);
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
-        let q = s.and(s.mask(u64::from_le_bytes(block.q[stripe])), s.splat_u8(2));
-        let scale = s.pair_f16(block.d, block.d);
-        Stripe { q, scale, min: scale }
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        Scales::new(s.pairs_f16(std::array::from_fn(|i| span[i / 4].d)))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let bits = u64::from_le_bytes(span[stripe / 2].q[stripe % 2]);
+        s.and(s.mask(bits), s.splat_u8(2))
     }
 }
 

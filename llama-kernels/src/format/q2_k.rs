@@ -5,7 +5,7 @@
 //! bits up.
 
 use super::search::Affine;
-use super::{Block, IntegerBlock, Lane, Stripe};
+use super::{Block, IntegerBlock, Lane, Scales};
 use crate::simd::Simd;
 use half::f16;
 
@@ -69,16 +69,19 @@ impl IntegerBlock for Q2_K {
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
-        let [a, b, c, d] = [0, 1, 2, 3].map(|g| block.scales[4 * stripe + g]);
-        let scales = u32::from_le_bytes([a, b, c, d]);
-        let nibbles = |word: u32| (word & 0x0f0f_0f0f).to_le_bytes().map(|b| b as i8);
-        Stripe {
-            q: unpack(s, &block.q, stripe),
-            scale: s.mul_quad(s.pair_f16(block.d, block.d), s.quad_i8(nibbles(scales))),
-            min: s.mul_quad(s.pair_f16(block.dmin, block.dmin), s.quad_i8(nibbles(scales >> 4))),
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let block = &span[0];
+        let scales = u128::from_le_bytes(block.scales);
+        let nibbles = |x: u128| (x & u128::from_le_bytes([15; 16])).to_le_bytes();
+        Scales {
+            scale: s.mul(s.splat_f16(block.d), s.widen_i8(nibbles(scales))),
+            min: s.mul(s.splat_f16(block.dmin), s.widen_i8(nibbles(scales >> 4))),
         }
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        unpack(s, &span[0].q, stripe)
     }
 }
 

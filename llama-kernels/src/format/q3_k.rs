@@ -6,7 +6,7 @@
 //! one for `j < 8`) and its high two in byte `8 + j % 4`, from the lowest bits up.
 
 use super::search::{Levels, Symmetric};
-use super::{Block, IntegerBlock, Lane, Stripe, q2_k};
+use super::{Block, IntegerBlock, Lane, Scales, bits, q2_k};
 use crate::simd::Simd;
 use half::f16;
 
@@ -55,25 +55,41 @@ unsafe impl Block for Q3_K {
     }
 }
 
+impl Q3_K {
+    /// The sixteen scales, signed.
+    #[inline(always)]
+    fn scales(&self) -> [u8; 16] {
+        let &[a, b, c, d, e, f, g, h, ref high @ ..] = &self.scales;
+        let low = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        let high = u64::from(u32::from_le_bytes(*high));
+        let high = high | high << 30;
+        let with_high = |low: u64, high: u64| {
+            bits::less_32(low & 0x0f0f_0f0f_0f0f_0f0f | (high & 0x0303_0303_0303_0303) << 4)
+        };
+        bits::bytes(with_high(low, high), with_high(low >> 4, high >> 4))
+    }
+}
+
 impl IntegerBlock for Q3_K {
     type Lanes = Lane<3, true, false>;
     const ZERO: Option<u32> = Some(2);
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let block = &span[0];
+        Scales::new(s.mul(s.splat_f16(block.d), s.widen_i8(block.scales())))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let block = &span[0];
         // Bits `2 * stripe` and the next one go to bit 2.
         let high = s.halves(&block.high, &block.high);
         let high = match stripe {
             0 => s.shr_halves(s.shl_i32(high, 2), 0, 1),
             _ => s.shr_halves(high, 2 * stripe as u32 - 2, 2 * stripe as u32 - 1),
         };
-        let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| block.scales[4 * i + j]));
-        let low = word(stripe % 2) >> (stripe / 2 * 4) & 0x0f0f_0f0f;
-        let scales = low | (word(2) >> (2 * stripe) & 0x0303_0303) << 4;
-        let scales = s.quad_i8(scales.to_le_bytes().map(|b| b as i8 - 32));
-        let scale = s.mul_quad(s.pair_f16(block.d, block.d), scales);
-        Stripe { q: s.or(q2_k::unpack(s, &block.q, stripe), s.and(high, s.splat_u8(4))), scale, min: scale }
+        s.or(q2_k::unpack(s, &block.q, stripe), s.and(high, s.splat_u8(4)))
     }
 }
 

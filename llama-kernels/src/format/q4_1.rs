@@ -2,7 +2,7 @@
 //!
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
 
-use super::{Block, IntegerBlock, Lane, Stripe, search};
+use super::{Block, IntegerBlock, Lane, Scales, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -36,24 +36,22 @@ unsafe impl Block for Q4_1 {
     }
 }
 
-/// The half-precision number of the other sign: an offset as a minimum.
-#[inline(always)]
-pub(super) fn negated([low, high]: [u8; 2]) -> [u8; 2] {
-    [low, high ^ 0x80]
-}
-
 impl IntegerBlock for Q4_1 {
     type Lanes = Lane<4, false, true>;
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], _stripe: usize) -> Stripe<S> {
-        let (a, b) = (&blocks[0], &blocks[1]);
-        Stripe {
-            q: s.nibbles16(&a.q, &b.q),
-            scale: s.pair_f16(a.d, b.d),
-            min: s.pair_f16(negated(a.m), negated(b.m)),
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        Scales {
+            scale: s.pairs_f16(std::array::from_fn(|i| span[i].d)),
+            min: s.sub(s.splat(0.0), s.pairs_f16(std::array::from_fn(|i| span[i].m))),
         }
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let (a, b) = (&span[2 * stripe], &span[2 * stripe + 1]);
+        s.nibbles16(&a.q, &b.q)
     }
 }
 

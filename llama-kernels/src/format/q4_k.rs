@@ -4,7 +4,7 @@
 //! Byte `i` of each 32 holds weight `i` of its 64 in its low nibble and weight `i + 32` in its high one.
 
 use super::search::Affine;
-use super::{Block, IntegerBlock, Lane, Stripe};
+use super::{Block, IntegerBlock, Lane, Scales};
 use crate::simd::Simd;
 use half::f16;
 
@@ -14,7 +14,7 @@ use half::f16;
 pub struct Q4_K {
     d: [u8; 2],
     dmin: [u8; 2],
-    scales: Scales,
+    scales: SixBits,
     q: [[u8; 32]; 4],
 }
 
@@ -39,7 +39,7 @@ unsafe impl Block for Q4_K {
         Q4_K {
             d: found.d.to_le_bytes(),
             dmin: found.dmin.to_le_bytes(),
-            scales: Scales::new(&found.scales, &found.mins),
+            scales: SixBits::new(&found.scales, &found.mins),
             q: pack(found.q.as_flattened()),
         }
     }
@@ -61,17 +61,17 @@ pub(super) fn pack(q: &[u8]) -> [[u8; 32]; 4] {
 /// high two bits are the high two of bytes 0 to 3 and 4 to 7.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(super) struct Scales([u8; 12]);
+pub(super) struct SixBits([u8; 12]);
 
-impl Scales {
-    pub(super) fn new(scales: &[u8; 8], mins: &[u8; 8]) -> Scales {
+impl SixBits {
+    pub(super) fn new(scales: &[u8; 8], mins: &[u8; 8]) -> SixBits {
         let mut bytes = [0; 12];
         for i in 0..4 {
             bytes[i] = scales[i] | scales[i + 4] >> 4 << 6;
             bytes[i + 4] = mins[i] | mins[i + 4] >> 4 << 6;
             bytes[i + 8] = scales[i + 4] & 15 | mins[i + 4] << 4;
         }
-        Scales(bytes)
+        SixBits(bytes)
     }
 
     /// A group's scale and minimum.
@@ -83,26 +83,19 @@ impl Scales {
         }
     }
 
-    /// The scales and the minimums of two groups, each twice.
+    /// The scales and minimums as numbers, each group's twice.
     #[inline(always)]
-    pub(super) fn stripe<S: Simd>(&self, s: S, stripe: usize) -> [S::Q; 2] {
+    pub(super) fn apply<S: Simd>(self, s: S, d: [u8; 2], dmin: [u8; 2]) -> Scales<S> {
         let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| self.0[4 * i + j]));
-        let (scales, mins) = match stripe {
-            0 | 1 => (word(0) & 0x3f3f_3f3f, word(1) & 0x3f3f_3f3f),
-            _ => (
-                word(2) & 0x0f0f_0f0f | word(0) >> 2 & 0x3030_3030,
-                word(2) >> 4 & 0x0f0f_0f0f | word(1) >> 2 & 0x3030_3030,
-            ),
+        let eight = |first: u32, last: u32| {
+            let last = last & 0x0f0f_0f0f | first >> 2 & 0x3030_3030;
+            s.pairs_i8(u64::from(first & 0x3f3f_3f3f) | u64::from(last) << 32)
         };
-        let (scales, mins) = (scales >> (stripe % 2 * 16), mins >> (stripe % 2 * 16));
-        [s.quad_i8(pairs(scales)), s.quad_i8(pairs(mins))]
+        Scales {
+            scale: s.mul(s.splat_f16(d), eight(word(0), word(2))),
+            min: s.mul(s.splat_f16(dmin), eight(word(1), word(2) >> 4)),
+        }
     }
-}
-
-/// The two low bytes, each twice.
-fn pairs(word: u32) -> [i8; 4] {
-    let [a, b, ..] = word.to_le_bytes();
-    [a, a, b, b].map(|b| b as i8)
 }
 
 impl IntegerBlock for Q4_K {
@@ -110,14 +103,14 @@ impl IntegerBlock for Q4_K {
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
-        let [scale, min] = block.scales.stripe(s, stripe);
-        Stripe {
-            q: s.nibbles32(&block.q[stripe]),
-            scale: s.mul_quad(s.pair_f16(block.d, block.d), scale),
-            min: s.mul_quad(s.pair_f16(block.dmin, block.dmin), min),
-        }
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let block = &span[0];
+        block.scales.apply(s, block.d, block.dmin)
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        s.nibbles32(&span[0].q[stripe])
     }
 }
 
@@ -128,7 +121,7 @@ mod tests {
     #[test]
     fn scales_are_kept() {
         let (scales, mins) = ([0, 63, 1, 32, 16, 15, 62, 5], [63, 0, 31, 33, 48, 7, 1, 60]);
-        let packed = Scales::new(&scales, &mins);
+        let packed = SixBits::new(&scales, &mins);
         assert_eq!(
             [0, 1, 2, 3, 4, 5, 6, 7].map(|i| packed.group(i)),
             std::array::from_fn(|i| (scales[i], mins[i]))

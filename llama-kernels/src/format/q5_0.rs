@@ -3,7 +3,7 @@
 //! Byte `i` holds the low bits of weight `i` in its low nibble and those of weight `i + 16` in its high
 //! one; bit `i` of `high` is the fifth bit of weight `i`.
 
-use super::{Block, IntegerBlock, Lane, Stripe, search};
+use super::{Block, IntegerBlock, Lane, Scales, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -58,10 +58,14 @@ impl IntegerBlock for Q5_0 {
     const ZERO: Option<u32> = Some(4);
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], _stripe: usize) -> Stripe<S> {
-        let (a, b) = (&blocks[0], &blocks[1]);
-        let scale = s.pair_f16(a.d, b.d);
-        Stripe { q: s.or(s.nibbles16(&a.q, &b.q), fifth(s, a.high, b.high)), scale, min: scale }
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        Scales::new(s.pairs_f16(std::array::from_fn(|i| span[i].d)))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let (a, b) = (&span[2 * stripe], &span[2 * stripe + 1]);
+        s.or(s.nibbles16(&a.q, &b.q), fifth(s, a.high, b.high))
     }
 }
 

@@ -1,9 +1,8 @@
 //! Q5_1: 32 weights of five bits, a scale and an offset; `w = d * q + m`. The bits lie as in
 //! [`Q5_0`](super::Q5_0).
 
-use super::q4_1::negated;
 use super::q5_0::{fifth, split};
-use super::{Block, IntegerBlock, Lane, Stripe, search};
+use super::{Block, IntegerBlock, Lane, Scales, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -46,13 +45,17 @@ impl IntegerBlock for Q5_1 {
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], _stripe: usize) -> Stripe<S> {
-        let (a, b) = (&blocks[0], &blocks[1]);
-        Stripe {
-            q: s.or(s.nibbles16(&a.q, &b.q), fifth(s, a.high, b.high)),
-            scale: s.pair_f16(a.d, b.d),
-            min: s.pair_f16(negated(a.m), negated(b.m)),
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        Scales {
+            scale: s.pairs_f16(std::array::from_fn(|i| span[i].d)),
+            min: s.sub(s.splat(0.0), s.pairs_f16(std::array::from_fn(|i| span[i].m))),
         }
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let (a, b) = (&span[2 * stripe], &span[2 * stripe + 1]);
+        s.or(s.nibbles16(&a.q, &b.q), fifth(s, a.high, b.high))
     }
 }
 

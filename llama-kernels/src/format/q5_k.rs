@@ -4,9 +4,9 @@
 //! Scales and low bits lie as in [`Q4_K`](super::Q4_K); bit `j` of byte `i` of `high` is the fifth bit of
 //! weight `32 * j + i`.
 
-use super::q4_k::{self, Scales};
+use super::q4_k::{self, SixBits};
 use super::search::Affine;
-use super::{Block, IntegerBlock, Lane, Stripe};
+use super::{Block, IntegerBlock, Lane, Scales};
 use crate::simd::Simd;
 use half::f16;
 
@@ -16,7 +16,7 @@ use half::f16;
 pub struct Q5_K {
     d: [u8; 2],
     dmin: [u8; 2],
-    scales: Scales,
+    scales: SixBits,
     high: [u8; 32],
     q: [[u8; 32]; 4],
 }
@@ -47,7 +47,7 @@ unsafe impl Block for Q5_K {
         Q5_K {
             d: found.d.to_le_bytes(),
             dmin: found.dmin.to_le_bytes(),
-            scales: Scales::new(&found.scales, &found.mins),
+            scales: SixBits::new(&found.scales, &found.mins),
             high,
             q: q4_k::pack(found.q.as_flattened()),
         }
@@ -59,20 +59,21 @@ impl IntegerBlock for Q5_K {
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let block = &span[0];
+        block.scales.apply(s, block.d, block.dmin)
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let block = &span[0];
         // Bits `2 * stripe` and the next one go to bit 4.
         let (high, shift) = (s.halves(&block.high, &block.high), 2 * stripe as u32);
         let high = match stripe {
             0 | 1 => s.shr_halves(s.shl_i32(high, 4), shift, shift + 1),
             _ => s.shr_halves(high, shift - 4, shift - 3),
         };
-        let [scale, min] = block.scales.stripe(s, stripe);
-        Stripe {
-            q: s.or(s.nibbles32(&block.q[stripe]), s.and(high, s.splat_u8(16))),
-            scale: s.mul_quad(s.pair_f16(block.d, block.d), scale),
-            min: s.mul_quad(s.pair_f16(block.dmin, block.dmin), min),
-        }
+        s.or(s.nibbles32(&block.q[stripe]), s.and(high, s.splat_u8(16)))
     }
 }
 

@@ -6,7 +6,7 @@
 //! from the lowest bits up.
 
 use super::search::{Levels, Symmetric};
-use super::{Block, IntegerBlock, Lane, Stripe, q2_k};
+use super::{Block, IntegerBlock, Lane, Scales, q2_k};
 use crate::simd::Simd;
 use half::f16;
 
@@ -56,8 +56,14 @@ impl IntegerBlock for Q6_K {
     const ZERO: Option<u32> = Some(5);
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        let block = &span[0];
+        Scales::new(s.mul(s.splat_f16(block.d), s.widen_i8(block.scales)))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let block = &span[0];
         let (low, high) = (s.load_bytes(&block.low[stripe / 2]), &block.high[stripe / 2]);
         let high = s.halves(high, high);
         // The bits of the first stripe are the lower ones of each byte.
@@ -65,10 +71,7 @@ impl IntegerBlock for Q6_K {
             0 => (low, s.shl_i32(high, 4)),
             _ => (s.shr_halves(low, 4, 4), high),
         };
-        let high = s.and(s.shr_halves(high, 0, 2), s.splat_u8(0x30));
-        let scales = s.quad_i8([0, 1, 2, 3].map(|g| block.scales[4 * stripe + g] as i8));
-        let scale = s.mul_quad(s.pair_f16(block.d, block.d), scales);
-        Stripe { q: s.or(s.and(low, s.splat_u8(15)), high), scale, min: scale }
+        s.or(s.and(low, s.splat_u8(15)), s.and(s.shr_halves(high, 0, 2), s.splat_u8(0x30)))
     }
 }
 

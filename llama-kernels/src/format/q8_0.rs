@@ -1,6 +1,6 @@
 //! Q8_0: 32 signed bytes (kept as `u8`) and one half-precision scale; `w = d * q`.
 
-use super::{Block, IntegerBlock, Lane, Stripe};
+use super::{Block, IntegerBlock, Lane, Scales};
 use crate::simd::Simd;
 use half::f16;
 
@@ -42,10 +42,14 @@ impl IntegerBlock for Q8_0 {
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], _stripe: usize) -> Stripe<S> {
-        let (a, b) = (&blocks[0], &blocks[1]);
-        let scale = s.pair_f16(a.d, b.d);
-        Stripe { q: s.halves(&a.q, &b.q), scale, min: scale }
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        Scales::new(s.pairs_f16(std::array::from_fn(|i| span[i].d)))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let (a, b) = (&span[2 * stripe], &span[2 * stripe + 1]);
+        s.halves(&a.q, &b.q)
     }
 }
 

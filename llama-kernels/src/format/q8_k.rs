@@ -2,7 +2,7 @@
 //!
 //! ggml quantizes activations to it; files that hold weights in it are rare.
 
-use super::{Block, IntegerBlock, Lane, Stripe};
+use super::{Block, IntegerBlock, Lane, Scales};
 use crate::simd::Simd;
 
 /// 292 bytes for 256 weights.
@@ -49,10 +49,13 @@ impl IntegerBlock for Q8_K {
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
-        let scale = s.splat_quad(f32::from_le_bytes(block.d));
-        Stripe { q: s.load_bytes(&block.q[stripe]), scale, min: scale }
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        Scales::new(s.splat(f32::from_le_bytes(span[0].d)))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        s.load_bytes(&span[0].q[stripe])
     }
 }
 

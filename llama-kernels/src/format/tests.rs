@@ -1,7 +1,7 @@
 //! What holds for every format.
 
 use super::*;
-use crate::simd::Kernel;
+use crate::simd::{Kernel, STRIPE};
 use std::marker::PhantomData;
 
 /// What `unpack` makes of blocks: for each weight its scale, its integer (the zero point already
@@ -14,20 +14,23 @@ impl<B: IntegerBlock> Kernel for Unpacked<'_, B> {
     #[inline(always)]
     fn call<S: Simd>(self, s: S) -> Self::Out {
         let mut weights = Vec::new();
-        for unit in B::cast(self.0).chunks_exact(B::UNIT) {
-            for stripe in 0..B::UNIT * B::LEN / STRIPE {
-                let w = B::unpack(s, unit, stripe);
-                let (mut q, mut scale, mut min) = ([0; STRIPE], [0.0; 4], [0.0; 4]);
-                s.store_bytes(w.q, &mut q);
-                s.store_quad(w.scale, &mut scale);
-                if B::Lanes::MINS {
-                    s.store_quad(w.min, &mut min);
+        for span in B::cast(self.0).chunks_exact(SPAN / B::LEN) {
+            let scales = B::scales(s, span);
+            let (mut scale, mut min) = ([0.0; LANES], [0.0; LANES]);
+            s.store(scales.scale, &mut scale);
+            if B::Lanes::MINS {
+                s.store(scales.min, &mut min);
+            }
+            if !B::Lanes::HALVES {
+                for v in [&scale, &min] {
+                    let same = |v: &[f32; 2]| v[0].to_bits() == v[1].to_bits();
+                    assert!(v.as_chunks().0.iter().all(same), "one scale for each 32 weights");
                 }
-                if !B::Lanes::HALVES {
-                    for v in [&scale, &min].map(|v| v.map(f32::to_bits)) {
-                        assert!(v[0] == v[1] && v[2] == v[3], "one scale for each 32 weights");
-                    }
-                }
+            }
+            for stripe in 0..SPAN / STRIPE {
+                let mut q = [0; STRIPE];
+                s.store_bytes(B::unpack(s, span, stripe), &mut q);
+                let quarter = |i: usize| 4 * stripe + i / 16;
                 weights.extend((0..STRIPE).map(|i| {
                     let integer = if B::Lanes::BITS == 8 {
                         i32::from(q[i] as i8)
@@ -36,7 +39,7 @@ impl<B: IntegerBlock> Kernel for Unpacked<'_, B> {
                         i32::from(q[i])
                     };
                     let zero = B::ZERO.map_or(0, |zero| 1 << zero);
-                    [scale[i / 16], (integer - zero) as f32, min[i / 16]]
+                    [scale[quarter(i)], (integer - zero) as f32, min[quarter(i)]]
                 }));
             }
         }

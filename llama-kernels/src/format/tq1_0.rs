@@ -5,7 +5,7 @@
 //! byte `i` of the next 16 weights `160 + i + 16 * n`; byte `i` of the last four weights
 //! `240 + i + 4 * n`, `n` in 0..4.
 
-use super::{Block, IntegerBlock, Lane, Stripe, tq2_0};
+use super::{Block, IntegerBlock, Lane, Scales, tq2_0};
 use crate::simd::{STRIPE, Simd};
 use half::f16;
 
@@ -75,8 +75,13 @@ impl IntegerBlock for TQ1_0 {
     const ZERO: Option<u32> = Some(0);
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        Scales::new(s.splat_f16(span[0].d))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let block = &span[0];
         let first: &[u8; 32] = block.q.first_chunk().expect("the first 32 of 52 bytes");
         let next = |i: usize| block.q[32 + i % 16];
         let bytes = match stripe {
@@ -90,8 +95,7 @@ impl IntegerBlock for TQ1_0 {
         let quarter = s.and(s.shr_halves(fraction, 2, 2), s.splat_u8(63));
         let scaled = s.sub_u8(s.sub_u8(fraction, quarter), s.splat_u8(1));
         let high = s.and(s.shr_halves(scaled, 6, 6), s.splat_u8(3));
-        let scale = s.pair_f16(block.d, block.d);
-        Stripe { q: s.lookup(&[0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], high), scale, min: scale }
+        s.lookup(&[0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], high)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The bits lie as in [`Q2_K`](super::Q2_K).
 
-use super::{Block, IntegerBlock, Lane, Stripe, q2_k};
+use super::{Block, IntegerBlock, Lane, Scales, q2_k};
 use crate::simd::Simd;
 use half::f16;
 
@@ -52,10 +52,13 @@ impl IntegerBlock for TQ2_0 {
     const ZERO: Option<u32> = Some(0);
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, blocks: &[Self], stripe: usize) -> Stripe<S> {
-        let block = &blocks[0];
-        let scale = s.pair_f16(block.d, block.d);
-        Stripe { q: q2_k::unpack(s, &block.q, stripe), scale, min: scale }
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+        Scales::new(s.splat_f16(span[0].d))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        q2_k::unpack(s, &span[0].q, stripe)
     }
 }
 

@@ -7,9 +7,9 @@
 
 use crate::acts::GROUP;
 use crate::buffer::Buffer;
-use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::format::{FloatBlock, IntegerBlock, Lanes, MOST_BLOCKS};
 use crate::matrix::Matrix;
-use crate::simd::{LANES, STRIPE, Simd};
+use crate::simd::{LANES, SPAN, STRIPE, Simd};
 use std::ops::Range;
 
 /// Columns of a panel: 16 KiB of bytes, which stay in the first-level cache beside the tile's activations.
@@ -74,50 +74,51 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
         panel.scales[..stripes * 4].fill([0.0; LANES]);
         panel.mins[..stripes * 4].fill([0.0; LANES]);
     }
-    let per_unit = B::UNIT * B::LEN / STRIPE;
     for (r, row) in rows.enumerate() {
         let blocks = B::cast(w.rows_bytes(row..row + 1));
-        let blocks = &blocks[cols.start / B::LEN..cols.end / B::LEN];
-        let units = blocks.chunks_exact(B::UNIT);
-        let tail = units.remainder();
-        let whole = units.len() * per_unit;
-        for (u, unit) in units.enumerate() {
-            for i in 0..per_unit {
-                place::<S, B>(s, unit, i, panel, u * per_unit + i, r);
-            }
+        let spans = blocks[cols.start / B::LEN..cols.end / B::LEN].chunks_exact(SPAN / B::LEN);
+        let (tail, whole) = (spans.remainder(), spans.len());
+        for (i, span) in spans.enumerate() {
+            place::<S, B>(s, span, panel, i, r);
         }
         if !tail.is_empty() {
-            let mut unit = [B::zeroed(); 2];
-            unit[0] = tail[0];
-            place::<S, B>(s, &unit, 0, panel, whole, r);
+            let mut span = [B::zeroed(); MOST_BLOCKS];
+            span[..tail.len()].copy_from_slice(tail);
+            place::<S, B>(s, &span[..SPAN / B::LEN], panel, whole, r);
         }
     }
     s.arrange_panel(&mut panel.bytes[..stripes * LANES]);
 }
 
-/// Unpacks one stripe of one row into its places.
+/// Unpacks one span of one row into its places.
 #[inline(always)]
-fn place<S: Simd, B: IntegerBlock>(s: S, unit: &[B], stripe: usize, panel: &mut Panel, at: usize, r: usize) {
-    let w = B::unpack(s, unit, stripe);
-    let mut bytes = [0; STRIPE];
-    s.store_bytes(w.q, &mut bytes);
-    let lines: &mut [[u8; STRIPE]; LANES] =
-        (&mut panel.bytes[at * LANES..(at + 1) * LANES]).try_into().expect("sixteen lines a stripe");
-    for (line, bytes) in lines.iter_mut().zip(bytes.as_chunks::<4>().0) {
-        line[4 * r..4 * r + 4].copy_from_slice(bytes);
-    }
-    let place_quads = |quads: S::Q, lines: &mut [[f32; LANES]]| {
-        let mut quad = [0.0; 4];
-        s.store_quad(quads, &mut quad);
-        if <B::Lanes as Lanes>::HALVES {
-            (0..4).for_each(|g| lines[4 * at + g][r] = quad[g]);
-        } else {
-            (0..2).for_each(|g| lines[2 * at + g][r] = quad[2 * g]);
+fn place<S: Simd, B: IntegerBlock>(s: S, span: &[B], panel: &mut Panel, at: usize, r: usize) {
+    const LINES: usize = SPAN / 4;
+    let lines: &mut [[u8; STRIPE]; LINES] =
+        (&mut panel.bytes[at * LINES..(at + 1) * LINES]).try_into().expect("a line for each four columns");
+    for (i, lines) in lines.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let mut bytes = [0; STRIPE];
+        s.store_bytes(B::unpack(s, span, i), &mut bytes);
+        for (line, bytes) in lines.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            line[4 * r..4 * r + 4].copy_from_slice(bytes);
         }
-    };
-    place_quads(w.scale, &mut panel.scales);
+    }
+    let w = B::scales(s, span);
+    place_scales::<S, B>(s, w.scale, &mut panel.scales, at, r);
     if <B::Lanes as Lanes>::MINS {
-        place_quads(w.min, &mut panel.mins);
+        place_scales::<S, B>(s, w.min, &mut panel.mins, at, r);
+    }
+}
+
+/// Stores the scales of a span, one a group.
+#[inline(always)]
+fn place_scales<S: Simd, B: IntegerBlock>(s: S, v: S::F, lines: &mut [[f32; LANES]], at: usize, r: usize) {
+    let mut scales = [0.0; LANES];
+    s.store(v, &mut scales);
+    let step = if <B::Lanes as Lanes>::HALVES { 1 } else { 2 };
+    let lines = &mut lines[at * (LANES / step)..(at + 1) * (LANES / step)];
+    for (line, scale) in lines.iter_mut().zip(scales.iter().step_by(step)) {
+        line[r] = *scale;
     }
 }
 

@@ -1,8 +1,8 @@
 //! Activations to bytes: `scale = absmax / 127` for each 32 columns, `q = round(x / scale)`; and, for
 //! matrix tiles, to bfloat16.
 
-use crate::acts::{GROUP, PAIR_TOKENS, PAIR_WORDS, RowMut, TILE_WORDS, stripes};
-use crate::simd::{Kernel, LANES, STRIPE, Simd};
+use crate::acts::{GROUP, PAIR_TOKENS, PAIR_WORDS, Span, TILE_WORDS, stripes};
+use crate::simd::{Kernel, LANES, SPAN, STRIPE, Simd};
 
 /// A stripe of activations as bytes.
 struct Quantized<S: Simd> {
@@ -43,23 +43,27 @@ fn stripe_at<'a>(x: &'a [f32], i: usize, padded: &'a mut [f32; STRIPE]) -> &'a [
 /// Quantizes one token into the layout of rows.
 pub(crate) struct QuantizeRow<'a> {
     pub x: &'a [f32],
-    pub out: RowMut<'a>,
+    pub out: &'a mut [Span],
 }
 
 impl Kernel for QuantizeRow<'_> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let QuantizeRow { x, out } = self;
-        let (ones, minus_one) = (s.splat_u8(1), s.splat_i32(-1));
-        for i in 0..stripes(x.len()) {
-            let q = stripe(s, stripe_at(x, i, &mut [0.0; STRIPE]));
-            s.store_bytes(q.bytes, &mut out.bytes[i]);
-            let sums = s.dot_unsigned(minus_one, ones, q.bytes);
-            s.store_i32(s.xor(sums, minus_one), &mut out.sums[i]); // -n is !(n - 1)
-            let (sums, _) = out.sums[i].as_chunks::<4>();
-            let scale = [q.scale[0], q.scale[0], q.scale[1], q.scale[1]];
-            out.quads[i] = [scale, std::array::from_fn(|j| scale[j] * -sums[j].iter().sum::<i32>() as f32)];
+        for (x, span) in self.x.chunks(SPAN).zip(self.out) {
+            for i in 0..SPAN / STRIPE {
+                let mut padded = [0.0; STRIPE];
+                let x = if i < stripes(x.len()) { stripe_at(x, i, &mut padded) } else { &padded };
+                let q = stripe(s, x);
+                s.store_bytes(q.bytes, &mut span.bytes[i]);
+                let mut sums = [0; LANES];
+                s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut sums);
+                for (j, sums) in sums.as_chunks::<4>().0.iter().enumerate() {
+                    let scale = q.scale[j / 2];
+                    span.scales[4 * i + j] = scale;
+                    span.totals[4 * i + j] = scale * sums.iter().sum::<i32>() as f32;
+                }
+            }
         }
     }
 }

@@ -24,9 +24,9 @@
 //! the compiler knows of none, so they survive from one `asm!` to the next.
 
 use super::avx512::{AMX, Avx512};
-use super::{LANES, STRIPE, Simd};
+use super::{LANES, SPAN, STRIPE, Simd};
 use crate::acts::{GROUP, PAIR_WORDS};
-use crate::format::{IntegerBlock, Lanes};
+use crate::format::{IntegerBlock, Lanes, MOST_BLOCKS};
 use crate::matrix::Matrix;
 use crate::ops::gemm::Job;
 use core::arch::asm;
@@ -108,38 +108,34 @@ impl Drop for Tiles {
     }
 }
 
-/// Columns that are unpacked at a time: the fewest blocks that are whole stripes.
-fn unit_cols<B: IntegerBlock>() -> usize {
-    B::UNIT * B::LEN
-}
-
-/// Unpacks the `unit`th [`unit_cols`] columns of a row: line `i` of the panel's row gets 32 of them. Columns
-/// beyond the row's end are zero.
+/// Unpacks the `at`th span of a row: line `i` of the panel's row gets 32 columns of it. Columns beyond the
+/// row's end are zero.
 #[inline(always)]
-fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], unit: usize, lines: &mut [[u8; STRIPE]]) {
-    let blocks = B::cast(row);
-    let mut padded = [B::zeroed(); 2];
-    let rest = &blocks[unit * B::UNIT..];
-    let unit = match rest.get(..B::UNIT) {
-        Some(unit) => unit,
+fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[u8; STRIPE]]) {
+    let n = SPAN / B::LEN;
+    let rest = &B::cast(row)[at * n..];
+    let mut padded = [B::zeroed(); MOST_BLOCKS];
+    let span = match rest.get(..n) {
+        Some(span) => span,
         None => {
             padded[..rest.len()].copy_from_slice(rest);
-            &padded[..]
+            &padded[..n]
         }
     };
-    for i in 0..unit_cols::<B>() / STRIPE {
-        let w = B::unpack(s, unit, i);
-        // value = scale * q + offset, exactly as far as one rounding allows
-        let zero = B::ZERO.map_or(0.0, |zero| (1u32 << zero) as f32);
-        let mut offset = s.mul_quad(w.scale, s.splat_quad(-zero));
-        if <B::Lanes as Lanes>::MINS {
-            offset = s.fma_quad(w.min, s.splat_quad(-1.0), offset);
-        }
+    let w = B::scales(s, span);
+    // value = scale * q + offset, exactly as far as one rounding allows
+    let zero = B::ZERO.map_or(0.0, |zero| (1u32 << zero) as f32);
+    let mut offset = s.mul(w.scale, s.splat(-zero));
+    if <B::Lanes as Lanes>::MINS {
+        offset = s.sub(offset, w.min);
+    }
+    for i in 0..SPAN / STRIPE {
+        let q = B::unpack(s, span, i);
         for half in 0..2 {
             let pairs = if <B::Lanes as Lanes>::BITS <= 4 && !<B::Lanes as Lanes>::HALVES {
-                by_table(w.q, w.scale, offset, half)
+                by_table(q, w.scale, offset, 2 * i + half)
             } else {
-                by_product::<B>(w.q, w.scale, offset, half)
+                by_product::<B>(q, w.scale, offset, 2 * i + half)
             };
             s.store_bytes(pairs, &mut lines[(2 * i + half) * ROWS]);
         }
@@ -154,62 +150,62 @@ macro_rules! amx {
     };
 }
 
-/// Half a stripe of nibbles: a table of the sixteen values, rounded once, and a permutation.
+/// A group of nibbles: a table of the sixteen values, rounded once, and a permutation.
 #[inline(always)]
-fn by_table(q: __m512i, scale: __m128, offset: __m128, half: usize) -> __m512i {
+fn by_table(q: __m512i, scale: __m512, offset: __m512, group: usize) -> __m512i {
     amx! {
-        let lane = _mm512_set1_epi32(2 * half as i32);
-        let scale = _mm512_permutexvar_ps(lane, _mm512_castps128_ps512(scale));
-        let offset = _mm512_permutexvar_ps(lane, _mm512_castps128_ps512(offset));
+        let lane = _mm512_set1_epi32(2 * group as i32);
+        let scale = _mm512_permutexvar_ps(lane, scale);
+        let offset = _mm512_permutexvar_ps(lane, offset);
         let index = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
         let table = _mm512_cvtneps_pbh(_mm512_fmadd_ps(index, scale, offset));
         let table = _mm512_castsi256_si512(std::mem::transmute::<__m256bh, __m256i>(table));
-        let q = if half == 0 { _mm512_castsi512_si256(q) } else { _mm512_extracti64x4_epi64::<1>(q) };
+        let q = if group.is_multiple_of(2) { _mm512_castsi512_si256(q) } else { _mm512_extracti64x4_epi64::<1>(q) };
         _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(q), table)
     }
 }
 
-/// Half a stripe of any integers.
+/// A group of any integers.
 #[inline(always)]
-fn by_product<B: IntegerBlock>(q: __m512i, scale: __m128, offset: __m128, half: usize) -> __m512i {
+fn by_product<B: IntegerBlock>(q: __m512i, scale: __m512, offset: __m512, group: usize) -> __m512i {
     amx! {
-        let q = if half == 0 { _mm512_castsi512_si256(q) } else { _mm512_extracti64x4_epi64::<1>(q) };
+        let q = if group.is_multiple_of(2) { _mm512_castsi512_si256(q) } else { _mm512_extracti64x4_epi64::<1>(q) };
         let mut floats = [_mm512_setzero_ps(); 2];
         for (i, floats) in floats.iter_mut().enumerate() {
             let q = if i == 0 { _mm256_castsi256_si128(q) } else { _mm256_extracti128_si256::<1>(q) };
             let q = if <B::Lanes as Lanes>::BITS < 8 { _mm512_cvtepu8_epi32(q) } else { _mm512_cvtepi8_epi32(q) };
-            let lane = _mm512_set1_epi32((2 * half + i) as i32);
-            let scale = _mm512_permutexvar_ps(lane, _mm512_castps128_ps512(scale));
-            let offset = _mm512_permutexvar_ps(lane, _mm512_castps128_ps512(offset));
+            let lane = _mm512_set1_epi32((2 * group + i) as i32);
+            let scale = _mm512_permutexvar_ps(lane, scale);
+            let offset = _mm512_permutexvar_ps(lane, offset);
             *floats = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), scale, offset);
         }
         std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(floats[1], floats[0]))
     }
 }
 
-/// The rows of a panel that are to be unpacked, a unit at a time.
+/// The rows of a panel that are to be unpacked, a span at a time.
 struct Unpacking<'a> {
     w: Matrix<'a>,
     first: usize,
     rows: usize,
-    /// Units of the block of columns: where it starts, and how many.
+    /// Spans of the block of columns: where it starts, and how many.
     start: usize,
-    units: usize,
+    spans: usize,
     done: usize,
 }
 
 impl Unpacking<'_> {
     fn left(&self) -> usize {
-        self.rows * self.units - self.done
+        self.rows * self.spans - self.done
     }
 
-    /// Unpacks one more unit into `lines`, the panel.
+    /// Unpacks one more span into `lines`, the panel.
     #[inline(always)]
     fn step<B: IntegerBlock>(&mut self, s: Avx512<AMX>, lines: &mut [[u8; STRIPE]]) {
-        let (row, unit) = (self.done / self.units, self.done % self.units);
+        let (row, span) = (self.done / self.spans, self.done % self.spans);
         let bytes = self.w.rows_bytes(self.first + row..self.first + row + 1);
-        let line = unit * (unit_cols::<B>() / GROUP) * ROWS + row;
-        unpack::<B>(s, bytes, self.start + unit, &mut lines[line..]);
+        let line = span * (SPAN / GROUP) * ROWS + row;
+        unpack::<B>(s, bytes, self.start + span, &mut lines[line..]);
         self.done += 1;
     }
 }
@@ -232,8 +228,8 @@ pub(super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
             w,
             first,
             rows: ROWS.min(rows.end.saturating_sub(first)),
-            start: start * GROUP / unit_cols::<B>(),
-            units: (n * GROUP).div_ceil(unit_cols::<B>()),
+            start: start * GROUP / SPAN,
+            spans: (n * GROUP).div_ceil(SPAN),
             done: 0,
         };
         let mut coming = unpacking(rows.start);

@@ -1,7 +1,7 @@
 //! AVX2 with FMA and F16C: every x86-64 laptop since 2013. With `VNNI`, also AVX-VNNI, whose
 //! `vpdpbusd` does the work of three instructions: laptops since 2021.
 
-use super::{Kernel, LANES, STRIPE, Simd};
+use super::{Kernel, LANES, STRIPE, Simd, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::gemm;
@@ -67,6 +67,12 @@ impl<const VNNI: bool> Avx2<VNNI> {
         }
     }
 
+    /// Twice eight signed bytes as floats.
+    #[inline(always)]
+    fn widen(self, low: __m128i, high: __m128i) -> [__m256; 2] {
+        each!(x in [low, high] => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)))
+    }
+
     /// Sixteen floats to 32-bit integers, saturated to 16 bits, in the order that `packs` leaves.
     #[inline(always)]
     fn to_i16(self, x: [__m256; 2]) -> __m256i {
@@ -78,7 +84,6 @@ impl<const VNNI: bool> Avx2<VNNI> {
 unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = [__m256; 2];
     type I = [__m256i; 2];
-    type Q = __m128;
 
     const NAME: &'static str = if VNNI { "avxvnni" } else { "avx2" };
     const LAYOUT: Layout = Layout::Tiles(3);
@@ -359,49 +364,62 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn load_quad(self, x: &[f32; 4]) -> Self::Q {
-        avx2! { _mm_loadu_ps(x.as_ptr()) }
+    fn words(self, x: [u64; 8]) -> Self::I {
+        let x = x.map(u64::cast_signed);
+        each!(i in [0, 4] => _mm256_setr_epi64x(x[i], x[i + 1], x[i + 2], x[i + 3]))
     }
     #[inline(always)]
-    fn store_quad(self, v: Self::Q, out: &mut [f32; 4]) {
-        avx2! { _mm_storeu_ps(out.as_mut_ptr(), v) }
+    fn octets<const N: usize>(self, table: &[u64; N], [a, b, c, d, e, f, g, h]: [usize; 8]) -> Self::I {
+        let (a, b) = (x86::octets(table, a, b), x86::octets(table, c, d));
+        let (c, d) = (x86::octets(table, e, f), x86::octets(table, g, h));
+        avx2! { [_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)] }
     }
     #[inline(always)]
-    fn quad_i8(self, x: [i8; 4]) -> Self::Q {
-        let x = i32::from_le_bytes(x.map(|x| x as u8));
-        avx2! { _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(x))) }
+    fn quads<const N: usize>(self, table: &[u32; N], index: [usize; 16]) -> Self::I {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = index;
+        let (a, b) = (x86::quads(table, [a, b, c, d]), x86::quads(table, [e, f, g, h]));
+        let (c, d) = (x86::quads(table, [i, j, k, l]), x86::quads(table, [m, n, o, p]));
+        avx2! { [_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)] }
     }
+
     #[inline(always)]
-    fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q {
-        let both = i32::from_le_bytes([a[0], a[1], b[0], b[1]]);
+    fn widen_i8(self, x: [u8; 16]) -> Self::F {
         avx2! {
-            let both = _mm_cvtsi32_si128(both);
-            _mm_cvtph_ps(_mm_unpacklo_epi16(both, both))
+            let x = _mm_loadu_si128(x.as_ptr().cast());
+            self.widen(x, _mm_unpackhi_epi64(x, x))
         }
     }
     #[inline(always)]
-    fn mul_quad(self, a: Self::Q, b: Self::Q) -> Self::Q {
-        avx2! { _mm_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    fn fma_quad(self, a: Self::Q, b: Self::Q, c: Self::Q) -> Self::Q {
-        avx2! { _mm_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn sum_quad(self, a: Self::Q) -> f32 {
+    fn pairs_i8(self, x: u64) -> Self::F {
         avx2! {
-            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
-            _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
+            let x = _mm_cvtsi64_si128(x.cast_signed());
+            let x = _mm_unpacklo_epi8(x, x);
+            self.widen(x, _mm_unpackhi_epi64(x, x))
         }
     }
     #[inline(always)]
-    fn spread(self, a: Self::Q) -> Self::F {
+    fn pairs_f16(self, x: [[u8; 2]; 8]) -> Self::F {
         avx2! {
-            let a = _mm256_castps128_ps256(a);
+            let x = _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()));
             [
-                _mm256_permutevar8x32_ps(a, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)),
-                _mm256_permutevar8x32_ps(a, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3)),
+                _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3)),
+                _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7)),
             ]
+        }
+    }
+    #[inline(always)]
+    fn splat_f16(self, x: [u8; 2]) -> Self::F {
+        avx2! { [_mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(x))); 2] }
+    }
+    #[inline(always)]
+    fn quarter<const I: usize>(self, a: Self::F) -> Self::F {
+        avx2! {
+            let (low, high) = if I.is_multiple_of(2) {
+                (_mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1), _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3))
+            } else {
+                (_mm256_setr_epi32(4, 4, 4, 4, 5, 5, 5, 5), _mm256_setr_epi32(6, 6, 6, 6, 7, 7, 7, 7))
+            };
+            [x86::permute(a[I / 2], low), x86::permute(a[I / 2], high)]
         }
     }
 

@@ -5,7 +5,7 @@
 //! over: signed weights have 128 added ([`Simd::SIGNED_ZERO`]), and the drivers subtract `128 * sum(x)`
 //! through the sums that they have anyway.
 
-use super::{Kernel, LANES, STRIPE, Simd, amx};
+use super::{Kernel, LANES, STRIPE, Simd, amx, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::gemm;
@@ -68,7 +68,6 @@ impl<const LEVEL: u32> Avx512<LEVEL> {
 unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     type F = __m512;
     type I = __m512i;
-    type Q = __m128;
 
     const NAME: &'static str = ["avx512", "avx512vnni", "amx"][LEVEL as usize];
     const SIGNED_ZERO: Option<u32> = if LEVEL >= VNNI { Some(7) } else { None };
@@ -357,46 +356,52 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     }
 
     #[inline(always)]
-    fn load_quad(self, x: &[f32; 4]) -> Self::Q {
-        avx512! { _mm_loadu_ps(x.as_ptr()) }
+    fn words(self, x: [u64; 8]) -> Self::I {
+        let [a, b, c, d, e, f, g, h] = x.map(u64::cast_signed);
+        avx512! { _mm512_setr_epi64(a, b, c, d, e, f, g, h) }
     }
     #[inline(always)]
-    fn store_quad(self, v: Self::Q, out: &mut [f32; 4]) {
-        avx512! { _mm_storeu_ps(out.as_mut_ptr(), v) }
+    fn octets<const N: usize>(self, table: &[u64; N], [a, b, c, d, e, f, g, h]: [usize; 8]) -> Self::I {
+        let (a, b) = (x86::octets(table, a, b), x86::octets(table, c, d));
+        let (c, d) = (x86::octets(table, e, f), x86::octets(table, g, h));
+        avx512! { join!(_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)) }
     }
     #[inline(always)]
-    fn quad_i8(self, x: [i8; 4]) -> Self::Q {
-        let x = i32::from_le_bytes(x.map(|x| x as u8));
-        avx512! { _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(x))) }
+    fn quads<const N: usize>(self, table: &[u32; N], index: [usize; 16]) -> Self::I {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = index;
+        let (a, b) = (x86::quads(table, [a, b, c, d]), x86::quads(table, [e, f, g, h]));
+        let (c, d) = (x86::quads(table, [i, j, k, l]), x86::quads(table, [m, n, o, p]));
+        avx512! { join!(_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)) }
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, x: [u8; 16]) -> Self::F {
+        avx512! { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
     }
     #[inline(always)]
-    fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q {
-        let both = i32::from_le_bytes([a[0], a[1], b[0], b[1]]);
+    fn pairs_i8(self, x: u64) -> Self::F {
         avx512! {
-            let both = _mm_cvtsi32_si128(both);
-            _mm_cvtph_ps(_mm_unpacklo_epi16(both, both))
+            let x = _mm_cvtsi64_si128(x.cast_signed());
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_unpacklo_epi8(x, x)))
         }
     }
     #[inline(always)]
-    fn mul_quad(self, a: Self::Q, b: Self::Q) -> Self::Q {
-        avx512! { _mm_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    fn fma_quad(self, a: Self::Q, b: Self::Q, c: Self::Q) -> Self::Q {
-        avx512! { _mm_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn sum_quad(self, a: Self::Q) -> f32 {
+    fn pairs_f16(self, x: [[u8; 2]; 8]) -> Self::F {
         avx512! {
-            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
-            _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
+            let lanes = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            let x = _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()));
+            _mm512_permutexvar_ps(lanes, _mm512_castps256_ps512(x))
         }
     }
     #[inline(always)]
-    fn spread(self, a: Self::Q) -> Self::F {
+    fn splat_f16(self, x: [u8; 2]) -> Self::F {
+        avx512! { _mm512_cvtph_ps(_mm256_set1_epi16(i16::from_le_bytes(x))) }
+    }
+    #[inline(always)]
+    fn quarter<const I: usize>(self, a: Self::F) -> Self::F {
         avx512! {
             let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-            _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(a))
+            _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(4 * I as i32)), a)
         }
     }
 

@@ -6,7 +6,6 @@
 //! |-----------|----------------------------------------------|---------|-------|-------|
 //! | [`Simd::F`] | 16 floats                                  | 1 zmm   | 2 ymm | 4 q   |
 //! | [`Simd::I`] | 64 bytes of integers: one stripe of weights| 1 zmm   | 2 ymm | 4 q   |
-//! | [`Simd::Q`] | 4 floats: one for each 16 weights of a stripe | 1 xmm | 1 xmm | 1 q   |
 //!
 //! A fixed logical width, rather than the width of a physical register, is what makes a format
 //! one file: its `unpack` names lanes and bytes, never an ISA's width. The order of summation is
@@ -28,6 +27,8 @@ pub(crate) mod exp;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
@@ -46,6 +47,9 @@ pub const LANES: usize = 16;
 
 /// Weights in a stripe: the bytes of [`Simd::I`].
 pub const STRIPE: usize = 64;
+
+/// Weights in a span: four stripes, whose scales fill one register if there is one for each 16 weights.
+pub const SPAN: usize = 4 * STRIPE;
 
 /// Work to be done with some instruction set: a closure that is generic over it.
 pub trait Kernel {
@@ -66,8 +70,6 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     type F: Copy;
     /// Sixty-four bytes of integers: `i8`/`u8` lanes, or sixteen `i32` lanes.
     type I: Copy;
-    /// Four `f32` lanes, one for each quarter of a stripe.
-    type Q: Copy;
 
     /// The name that `--isa` takes.
     const NAME: &'static str;
@@ -180,29 +182,32 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// Bytes of `x` are in -127..=127.
     fn dot_signed(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
 
-    // Four floats.
-
-    /// Four floats from memory.
-    fn load_quad(self, x: &[f32; 4]) -> Self::Q;
-    /// Four floats to memory.
-    fn store_quad(self, v: Self::Q, out: &mut [f32; 4]);
-    /// All four lanes `x`.
+    /// Eight words of eight bytes.
+    fn words(self, x: [u64; 8]) -> Self::I;
+    /// Eight entries of a table of eight bytes each; `N` is a power of two, indices are taken modulo `N`.
     #[inline(always)]
-    fn splat_quad(self, x: f32) -> Self::Q {
-        self.load_quad(&[x; 4])
+    fn octets<const N: usize>(self, table: &[u64; N], index: [usize; 8]) -> Self::I {
+        self.words(std::array::from_fn(|i| table[index[i] & (N - 1)]))
     }
-    /// Four signed bytes as floats.
-    fn quad_i8(self, x: [i8; 4]) -> Self::Q;
-    /// Two half-precision numbers as `a, a, b, b`.
-    fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q;
-    /// `a * b`
-    fn mul_quad(self, a: Self::Q, b: Self::Q) -> Self::Q;
-    /// `a * b + c`
-    fn fma_quad(self, a: Self::Q, b: Self::Q, c: Self::Q) -> Self::Q;
-    /// The sum of the lanes.
-    fn sum_quad(self, a: Self::Q) -> f32;
-    /// Each of the four repeated four times.
-    fn spread(self, a: Self::Q) -> Self::F;
+    /// Sixteen entries of a table of four bytes each; `N` is a power of two, indices are taken modulo `N`.
+    #[inline(always)]
+    fn quads<const N: usize>(self, table: &[u32; N], index: [usize; 16]) -> Self::I {
+        let entry = |i: usize| u64::from(table[index[i] & (N - 1)]);
+        self.words(std::array::from_fn(|i| entry(2 * i) | entry(2 * i + 1) << 32))
+    }
+
+    // The scales of a span, a lane for each 16 weights.
+
+    /// Sixteen signed bytes as floats.
+    fn widen_i8(self, x: [u8; 16]) -> Self::F;
+    /// Eight signed bytes as floats, each twice.
+    fn pairs_i8(self, x: u64) -> Self::F;
+    /// Eight half-precision numbers, each twice.
+    fn pairs_f16(self, x: [[u8; 2]; 8]) -> Self::F;
+    /// All lanes this half-precision number.
+    fn splat_f16(self, x: [u8; 2]) -> Self::F;
+    /// The lanes of quarter `I`, each four times: what a stripe's sums of four products are multiplied by.
+    fn quarter<const I: usize>(self, a: Self::F) -> Self::F;
 
     // The parts of kernels that an ISA may do its own way.
 

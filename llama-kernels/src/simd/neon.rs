@@ -99,7 +99,6 @@ impl<const LEVEL: u32> Neon<LEVEL> {
 unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];
-    type Q = float32x4_t;
 
     const NAME: &'static str = match LEVEL {
         BASE => "neon",
@@ -206,7 +205,11 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     }
     #[inline(always)]
     fn sum(self, a: Self::F) -> f32 {
-        self.sum_quad(neon! { vaddq_f32(vaddq_f32(a[0], a[2]), vaddq_f32(a[1], a[3])) })
+        neon! {
+            let a = vaddq_f32(vaddq_f32(a[0], a[2]), vaddq_f32(a[1], a[3]));
+            let a = vadd_f32(vget_low_f32(a), vget_high_f32(a));
+            vget_lane_f32::<0>(vpadd_f32(a, a))
+        }
     }
     #[inline(always)]
     fn max_lane(self, a: Self::F) -> f32 {
@@ -367,49 +370,47 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     }
 
     #[inline(always)]
-    fn load_quad(self, x: &[f32; 4]) -> Self::Q {
-        neon! { vld1q_f32(x.as_ptr()) }
+    fn words(self, x: [u64; 8]) -> Self::I {
+        each!(i => vreinterpretq_s32_u64(vcombine_u64(vcreate_u64(x[2 * i]), vcreate_u64(x[2 * i + 1]))))
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, x: [u8; 16]) -> Self::F {
+        neon! { widen_i8(vreinterpretq_s8_u8(vld1q_u8(x.as_ptr()))) }
     }
     #[inline(always)]
-    fn store_quad(self, v: Self::Q, out: &mut [f32; 4]) {
-        neon! { vst1q_f32(out.as_mut_ptr(), v) }
-    }
-    #[inline(always)]
-    fn splat_quad(self, x: f32) -> Self::Q {
-        neon! { vdupq_n_f32(x) }
-    }
-    #[inline(always)]
-    fn quad_i8(self, x: [i8; 4]) -> Self::Q {
-        let x = u32::from_le_bytes(x.map(|x| x as u8));
-        neon! { vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(u64::from(x)))))) }
-    }
-    #[inline(always)]
-    fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q {
+    fn pairs_i8(self, x: u64) -> Self::F {
         neon! {
-            let a = vdup_n_u16(u16::from_le_bytes(a));
-            let b = vdup_n_u16(u16::from_le_bytes(b));
-            widen_f16(vreinterpret_u16_u32(vzip1_u32(vreinterpret_u32_u16(a), vreinterpret_u32_u16(b))))
+            let x = vcreate_s8(x);
+            widen_i8(vcombine_s8(vzip1_s8(x, x), vzip2_s8(x, x)))
         }
     }
     #[inline(always)]
-    fn mul_quad(self, a: Self::Q, b: Self::Q) -> Self::Q {
-        neon! { vmulq_f32(a, b) }
-    }
-    #[inline(always)]
-    fn fma_quad(self, a: Self::Q, b: Self::Q, c: Self::Q) -> Self::Q {
-        neon! { vfmaq_f32(c, a, b) }
-    }
-    #[inline(always)]
-    fn sum_quad(self, a: Self::Q) -> f32 {
+    fn pairs_f16(self, x: [[u8; 2]; 8]) -> Self::F {
         neon! {
-            let a = vadd_f32(vget_low_f32(a), vget_high_f32(a));
-            vget_lane_f32::<0>(vpadd_f32(a, a))
+            let x = vreinterpretq_u16_u8(vld1q_u8(x.as_ptr().cast()));
+            let (low, high) = (vzip1q_u16(x, x), vzip2q_u16(x, x));
+            [
+                widen_f16(vget_low_u16(low)),
+                widen_f16(vget_high_u16(low)),
+                widen_f16(vget_low_u16(high)),
+                widen_f16(vget_high_u16(high)),
+            ]
         }
     }
     #[inline(always)]
-    fn spread(self, a: Self::Q) -> Self::F {
+    fn splat_f16(self, x: [u8; 2]) -> Self::F {
+        neon! { [widen_f16(vdup_n_u16(u16::from_le_bytes(x))); 4] }
+    }
+    #[inline(always)]
+    fn quarter<const I: usize>(self, a: Self::F) -> Self::F {
         neon! {
-            [vdupq_laneq_f32::<0>(a), vdupq_laneq_f32::<1>(a), vdupq_laneq_f32::<2>(a), vdupq_laneq_f32::<3>(a)]
+            [
+                vdupq_laneq_f32::<0>(a[I]),
+                vdupq_laneq_f32::<1>(a[I]),
+                vdupq_laneq_f32::<2>(a[I]),
+                vdupq_laneq_f32::<3>(a[I]),
+            ]
         }
     }
 
@@ -446,6 +447,19 @@ fn nibbles(x: uint8x16_t, high: bool) -> int32x4_t {
 #[inline]
 fn larger(a: float32x4_t, b: float32x4_t) -> float32x4_t {
     vbslq_f32(vcgtq_f32(a, b), a, b)
+}
+
+/// Sixteen signed bytes to floats.
+#[target_feature(enable = "neon")]
+#[inline]
+fn widen_i8(x: int8x16_t) -> [float32x4_t; 4] {
+    let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+    [
+        vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+        vcvtq_f32_s32(vmovl_high_s16(low)),
+        vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+        vcvtq_f32_s32(vmovl_high_s16(high)),
+    ]
 }
 
 /// Half precision to floats.

@@ -32,7 +32,6 @@ fn fold(mut x: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
 unsafe impl Simd for Scalar {
     type F = [f32; LANES];
     type I = [i32; LANES];
-    type Q = [f32; 4];
 
     const NAME: &'static str = "scalar";
     const LAYOUT: Layout = Layout::Tiles(4);
@@ -257,36 +256,28 @@ unsafe impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn load_quad(self, x: &[f32; 4]) -> Self::Q {
-        *x
+    fn words(self, x: [u64; 8]) -> Self::I {
+        from_fn(|i| (x[i / 2] >> (i % 2 * 32)) as i32)
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, x: [u8; 16]) -> Self::F {
+        x.map(|x| f32::from(x as i8))
     }
     #[inline(always)]
-    fn store_quad(self, v: Self::Q, out: &mut [f32; 4]) {
-        *out = v;
+    fn pairs_i8(self, x: u64) -> Self::F {
+        from_fn(|i| f32::from(x.to_le_bytes()[i / 2] as i8))
     }
     #[inline(always)]
-    fn quad_i8(self, x: [i8; 4]) -> Self::Q {
-        x.map(f32::from)
+    fn pairs_f16(self, x: [[u8; 2]; 8]) -> Self::F {
+        from_fn(|i| f16::from_le_bytes(x[i / 2]).to_f32())
     }
     #[inline(always)]
-    fn pair_f16(self, a: [u8; 2], b: [u8; 2]) -> Self::Q {
-        let (a, b) = (f16::from_le_bytes(a).to_f32(), f16::from_le_bytes(b).to_f32());
-        [a, a, b, b]
+    fn splat_f16(self, x: [u8; 2]) -> Self::F {
+        [f16::from_le_bytes(x).to_f32(); LANES]
     }
     #[inline(always)]
-    fn mul_quad(self, a: Self::Q, b: Self::Q) -> Self::Q {
-        from_fn(|i| a[i] * b[i])
-    }
-    #[inline(always)]
-    fn fma_quad(self, a: Self::Q, b: Self::Q, c: Self::Q) -> Self::Q {
-        from_fn(|i| a[i] * b[i] + c[i])
-    }
-    #[inline(always)]
-    fn sum_quad(self, a: Self::Q) -> f32 {
-        (a[0] + a[2]) + (a[1] + a[3])
-    }
-    #[inline(always)]
-    fn spread(self, a: Self::Q) -> Self::F {
-        from_fn(|i| a[i / 4])
+    fn quarter<const I: usize>(self, a: Self::F) -> Self::F {
+        from_fn(|i| a[4 * I + i / 4])
     }
 }

@@ -45,19 +45,12 @@ impl Kernel for All {
             s.store_i32(v, &mut out);
             out.iter().map(|v| *v as u32).collect()
         };
-        let quad = |v| {
-            let mut out = [0.0; 4];
-            s.store_quad(v, &mut out);
-            out.iter().map(|v: &f32| v.to_bits()).collect()
-        };
         let (fa, fb) = (s.load(&a), s.load(&b));
         let (iw, ix, is) = (s.load_bytes(&w), s.load_bytes(&x), s.load_bytes(&small));
         let mut f16 = [0; 2 * LANES];
         s.store_f16(fa, &mut f16);
         let mut stored = [0; STRIPE];
         s.store_bytes(iw, &mut stored);
-        let qa = s.load_quad(&[a[0], a[1], a[2], a[3]]);
-        let qb = s.load_quad(&[b[0], b[1], b[2], b[3]]);
         let minus_one = s.splat_i32(-1);
         let negated = s.xor(s.dot_unsigned(minus_one, s.splat_u8(1), ix), minus_one);
         let start = S::SIGNED_ZERO.map_or(s.splat_i32(0), |zero| s.shl_i32(negated, zero));
@@ -113,12 +106,24 @@ impl Kernel for All {
             ),
             ("dot_unsigned", int(s.dot_unsigned(ix, is, ix))),
             ("dot_signed", int(s.dot_signed(start, iw, ix))),
-            ("quad_i8", quad(s.quad_i8(from_fn(|i| w[i] as i8)))),
-            ("pair_f16", quad(s.pair_f16([halves[0], halves[1]], [halves[2], halves[3]]))),
-            ("mul_quad", quad(s.mul_quad(qa, qb))),
-            ("fma_quad", quad(s.fma_quad(s.splat_quad(3.0), s.splat_quad(7.0), qb))),
-            ("sum_quad", vec![s.sum_quad(qa).to_bits()]),
-            ("spread", float(s.spread(qa))),
+            (
+                "words",
+                int(s.words(
+                    w.as_chunks::<8>()
+                        .0
+                        .try_into()
+                        .map(|x: [[u8; 8]; 8]| x.map(u64::from_le_bytes))
+                        .expect("eight words"),
+                )),
+            ),
+            ("widen_i8", float(s.widen_i8(quarter[1]))),
+            ("pairs_i8", float(s.pairs_i8(bits))),
+            ("pairs_f16", float(s.pairs_f16(from_fn(|i| [halves[2 * i], halves[2 * i + 1]])))),
+            ("splat_f16", float(s.splat_f16([halves[0], halves[1]]))),
+            ("quarter 0", float(s.quarter::<0>(fa))),
+            ("quarter 1", float(s.quarter::<1>(fa))),
+            ("quarter 2", float(s.quarter::<2>(fa))),
+            ("quarter 3", float(s.quarter::<3>(fa))),
         ]
     }
 }

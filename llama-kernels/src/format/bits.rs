@@ -1,0 +1,107 @@
+//! Small fields spread to bytes, eight or sixteen at a time in the registers of a scalar unit.
+
+/// Eight nibbles, the low ones first, as eight bytes.
+#[inline(always)]
+pub(super) fn nibbles(x: u32) -> u64 {
+    let x = u64::from(x);
+    let x = (x | x << 16) & 0x0000_ffff_0000_ffff;
+    let x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
+    (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f
+}
+
+/// Eight fields of two bits as eight bytes.
+#[inline(always)]
+pub(super) fn twos(x: u16) -> u64 {
+    let x = u64::from(x);
+    let x = (x | x << 24) & 0x0000_00ff_0000_00ff;
+    let x = (x | x << 12) & 0x000f_000f_000f_000f;
+    (x | x << 6) & 0x0303_0303_0303_0303
+}
+
+/// The low twelve bits of each of four words as sixteen bytes of three.
+#[inline(always)]
+pub(super) fn threes(words: [[u8; 2]; 4]) -> [u8; 16] {
+    let [a, b, c, d] = words.map(|word| u64::from(u16::from_le_bytes(word)));
+    let spread = |x: u64| {
+        let x = x & 0x0000_003f_0000_003f | (x & 0x0000_0fc0_0000_0fc0) << 10;
+        x & 0x0007_0007_0007_0007 | (x & 0x0038_0038_0038_0038) << 5
+    };
+    bytes(spread(a | b << 32), spread(c | d << 32))
+}
+
+/// Sixteen nibbles `n`, each as `2 * n + 1`.
+#[inline(always)]
+pub(super) fn odd_nibbles(x: [[u8; 2]; 4]) -> [u8; 16] {
+    let [[a, b], [c, d], [e, f], [g, h]] = x;
+    let odd = |x: [u8; 4]| nibbles(u32::from_le_bytes(x)) << 1 | 0x0101_0101_0101_0101;
+    bytes(odd([a, b, c, d]), odd([e, f, g, h]))
+}
+
+/// 32 less than each of eight bytes below 64, signed.
+#[inline(always)]
+pub(super) fn less_32(x: u64) -> u64 {
+    // No byte carries: 96 are added to at most 63, and the highest bit is turned.
+    (x + 0x6060_6060_6060_6060) ^ 0x8080_8080_8080_8080
+}
+
+/// Twenty-eight bits as four bytes of seven.
+#[inline(always)]
+pub(super) fn sevens(bits: u32) -> u32 {
+    (bits & 0x7f) | (bits & 0x7f << 7) << 1 | (bits & 0x7f << 14) << 2 | (bits & 0x7f << 21) << 3
+}
+
+/// Seven sign bits as eight: the last one makes the number of minus signs even. For eight bytes at once.
+#[inline(always)]
+pub(super) fn even_signs(bits: u64) -> u64 {
+    let mut parity = bits ^ bits >> 4;
+    parity ^= parity >> 2;
+    parity ^= parity >> 1;
+    bits | (parity & 0x0101_0101_0101_0101) << 7
+}
+
+/// The low seven bits of four words as four bytes.
+#[inline(always)]
+pub(super) fn low_sevens(x: u64) -> u64 {
+    let x = x & 0x007f_007f_007f_007f;
+    let x = (x | x >> 8) & 0x0000_ffff_0000_ffff;
+    (x | x >> 16) & 0xffff_ffff
+}
+
+/// Sixteen bytes from two halves.
+#[inline(always)]
+pub(super) fn bytes(low: u64, high: u64) -> [u8; 16] {
+    (u128::from(low) | u128::from(high) << 64).to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_stay_in_order() {
+        assert_eq!(nibbles(0x8765_4321).to_le_bytes(), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(twos(0b11_10_01_00_00_01_10_11).to_le_bytes(), [3, 2, 1, 0, 0, 1, 2, 3]);
+        let words = [0o7654, 0o3210, 0o1357, 0xf000 | 0o2460].map(u16::to_le_bytes);
+        assert_eq!(threes(words), [4, 5, 6, 7, 0, 1, 2, 3, 7, 5, 3, 1, 0, 6, 4, 2]);
+        let odd = odd_nibbles([[0x10, 0x32], [0x54, 0x76], [0x98, 0xba], [0xdc, 0xfe]]);
+        assert_eq!(odd, std::array::from_fn(|i| 2 * i as u8 + 1));
+        let signed = less_32(u64::from_le_bytes([0, 1, 31, 32, 33, 62, 63, 7])).to_le_bytes();
+        assert_eq!(signed.map(|b| b as i8), [-32, -31, -1, 0, 1, 30, 31, -25]);
+    }
+
+    #[test]
+    fn words_become_bytes() {
+        assert_eq!(low_sevens(0xff81_0002_0003_1204), 0x0102_0304);
+    }
+
+    #[test]
+    fn signs_are_even() {
+        let all = u64::from_le_bytes(std::array::from_fn(|_| 0x7f));
+        let bits = 0x0fff_ffff;
+        assert_eq!(sevens(bits), 0x7f7f_7f7f);
+        for byte in even_signs(all).to_le_bytes() {
+            assert_eq!(byte, 0xff);
+        }
+        assert_eq!(even_signs(0x0300_0000_0000_0001), 0x0300_0000_0000_0081);
+    }
+}
