@@ -148,8 +148,11 @@ fn panel_shapes(format: Format) -> Vec<Shape> {
     shapes
 }
 
+/// What it is called, and whether a shape is of it.
+type Kind = (&'static str, fn(&Shape) -> bool);
+
 /// Kinds of shapes that no format may go without; only blocks of less than 64 can end within a stripe.
-const KINDS: [(&str, fn(&Shape) -> bool); 16] = [
+const KINDS: [Kind; 16] = [
     ("a stripe's tail", |s| s.cols % 64 != 0 && s.tokens <= 4),
     ("a stripe's tail in a batch", |s| s.cols % 64 != 0 && s.tokens > 8),
     ("a panel's tail", |s| s.cols > 512 && s.cols % 512 != 0 && s.tokens <= 4),

@@ -1,6 +1,6 @@
 //! The operations beside matrix products: embedding, norm, softmax, rotation and attention.
 
-use crate::{CPUS, check, encode, unwritten};
+use crate::{CPUS, check, each, encode, unwritten};
 use llama_kernels::{Format, KvLayer, Ops};
 use llama_tests::close::{self, Answer, violation};
 use llama_tests::oracle::{self, Heads};
@@ -8,7 +8,7 @@ use llama_tests::shapes::{Data, awkward_lengths};
 
 #[test]
 fn embedding_decodes_rows() {
-    for &format in Format::ALL {
+    each(Format::ALL, |format| {
         for blocks in [1, 2, 7] {
             let cols = blocks * format.block_len();
             let weights = Data::new(6).weights(format, 9, cols);
@@ -25,7 +25,7 @@ fn embedding_decodes_rows() {
                 embed,
             );
         }
-    }
+    });
 }
 
 /// The answers of consecutive rows as one.
