@@ -49,7 +49,7 @@ pub use backend::run_on;
 pub use cores::default_threads;
 pub use cpu::{Cpu, CpuError, CpuOptions, Ops};
 pub use format::Format;
-pub use kv::KvLayer;
+pub use kv::{KvLayer, KvShape, KvType};
 pub use matrix::Matrix;
 pub use ops::rope::table as rope_table;
 

@@ -1,6 +1,7 @@
 //! Serial kernels: pure functions of read-only views, generic over the instruction set.
 
 pub(crate) mod attention;
+pub(crate) mod cache;
 pub(crate) mod gemm;
 pub(crate) mod gemv;
 pub(crate) mod pack;

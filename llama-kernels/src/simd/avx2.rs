@@ -435,4 +435,12 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
         acc
     }
+
+    const REGISTERS: usize = 8;
+
+    #[inline(always)]
+    fn widen_i8(self, x: &[u8; LANES]) -> Self::I {
+        let p = x.as_ptr();
+        each!(p in [p, p.wrapping_add(8)] => _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
+    }
 }

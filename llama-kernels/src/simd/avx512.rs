@@ -432,6 +432,13 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         }
         acc
     }
+
+    const REGISTERS: usize = 32;
+
+    #[inline(always)]
+    fn widen_i8(self, x: &[u8; LANES]) -> Self::I {
+        avx512! { _mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast())) }
+    }
 }
 
 /// Tokens in a tile: twelve integer and twelve float accumulators leave room for the operands.

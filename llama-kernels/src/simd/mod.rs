@@ -244,6 +244,14 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
 
     /// The engine for float formats.
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>);
+
+    // What attention asks for.
+
+    /// How many [`F`](Self::F) the registers hold.
+    const REGISTERS: usize;
+
+    /// Sixteen signed bytes as 32-bit lanes.
+    fn widen_i8(self, x: &[u8; LANES]) -> Self::I;
 }
 
 #[cfg(test)]

@@ -432,6 +432,22 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
             _ => self.panel_i8mm(w, x),
         }
     }
+
+    const REGISTERS: usize = 8;
+
+    #[inline(always)]
+    fn widen_i8(self, x: &[u8; LANES]) -> Self::I {
+        neon! {
+            let x = vld1q_s8(x.as_ptr().cast());
+            let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+            [
+                vmovl_s16(vget_low_s16(low)),
+                vmovl_high_s16(low),
+                vmovl_s16(vget_low_s16(high)),
+                vmovl_high_s16(high),
+            ]
+        }
+    }
 }
 
 /// The high nibbles of bytes, or the low ones.

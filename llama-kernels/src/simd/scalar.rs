@@ -289,4 +289,11 @@ unsafe impl Simd for Scalar {
     fn spread(self, a: Self::Q) -> Self::F {
         from_fn(|i| a[i / 4])
     }
+
+    const REGISTERS: usize = 4;
+
+    #[inline(always)]
+    fn widen_i8(self, x: &[u8; LANES]) -> Self::I {
+        x.map(|x| i32::from(x as i8))
+    }
 }

@@ -118,6 +118,7 @@ impl Kernel for All {
             ("fma_quad", quad(s.fma_quad(s.splat_quad(3.0), s.splat_quad(7.0), qb))),
             ("sum_quad", vec![s.sum_quad(qa).to_bits()]),
             ("spread", float(s.spread(qa))),
+            ("widen_i8", int(s.widen_i8(&quarter[1]))),
         ]
     }
 }
