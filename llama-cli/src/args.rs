@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llama_core::Mix;
 use llama_core::synth::Shape;
-use llama_kernels::Cpu;
+use llama_kernels::{Cpu, KvType};
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -61,6 +61,8 @@ pub(crate) struct Run {
     /// The same, also spelled -ub; the smaller of the two sizes holds
     #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) ubatch_size: u32,
+    #[command(flatten)]
+    pub(crate) cache: Cache,
     #[command(flatten)]
     pub(crate) sampling: Sampling,
     #[command(flatten)]
@@ -122,6 +124,17 @@ pub(crate) struct Compute {
     /// Instruction set [default: the best that this machine has]
     #[arg(long, value_name = "NAME")]
     pub(crate) isa: Option<String>,
+}
+
+/// What a session remembers its tokens as.
+#[derive(Args)]
+pub(crate) struct Cache {
+    /// What keys are cached as, also spelled -ctk
+    #[arg(long, value_name = "TYPE", default_value_t = KvType::default(), ignore_case = true, value_parser = cache_type())]
+    pub(crate) cache_type_k: KvType,
+    /// What values are cached as, also spelled -ctv
+    #[arg(long, value_name = "TYPE", default_value_t = KvType::default(), ignore_case = true, value_parser = cache_type())]
+    pub(crate) cache_type_v: KvType,
 }
 
 #[derive(Args)]
@@ -230,22 +243,30 @@ pub(crate) fn parse() -> Cli {
     Cli::parse_from(spelled_out(std::env::args_os()))
 }
 
-/// Replaces `-ub`, which clap would read as `-u b`, by its long name; a prompt and what follows
-/// `--` are left alone.
+/// Short names of several letters, which clap would read as several names, and their long ones.
+const SPELLED_OUT: [(&str, &str); 3] =
+    [("-ub", "--ubatch-size"), ("-ctk", "--cache-type-k"), ("-ctv", "--cache-type-v")];
+
+/// Replaces the names of [`SPELLED_OUT`] by the long ones; a prompt and what follows `--` are left alone.
 fn spelled_out(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut out: Vec<OsString> = Vec::new();
     for arg in args {
         let is_value = out.last().is_some_and(|last| last == "-p" || last == "--prompt")
             || out.iter().any(|earlier| earlier == "--");
-        match arg.to_str() {
-            Some("-ub") if !is_value => out.push("--ubatch-size".into()),
-            Some(text) if !is_value && text.starts_with("-ub=") => {
-                out.push(text.replacen("-ub", "--ubatch-size", 1).into());
-            }
-            _ => out.push(arg),
-        }
+        let long = arg.to_str().filter(|_| !is_value).and_then(|text| {
+            let (name, value) =
+                text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+            let (_, long) = SPELLED_OUT.iter().find(|(short, _)| *short == name)?;
+            Some(value.map_or((*long).to_owned(), |value| format!("{long}={value}")))
+        });
+        out.push(long.map_or(arg, OsString::from));
     }
     out
+}
+
+/// A parser of the types of a cache.
+fn cache_type() -> impl TypedValueParser<Value = KvType> {
+    named(KvType::ALL.iter().map(|kind| kind.name()), KvType::from_name)
 }
 
 /// A parser of one of these names, which an error and the help list.
@@ -287,6 +308,7 @@ mod tests {
     fn defaults_are_those_of_llama_cpp() {
         let run = run(&[]).unwrap();
         assert_eq!((run.predict, run.ctx_size, run.batch_size, run.ubatch_size), (-1, 0, 2048, 512));
+        assert_eq!((run.cache.cache_type_k, run.cache.cache_type_v), (KvType::F16, KvType::F16));
         let s = run.sampling;
         assert_eq!((s.temp, s.top_k, s.top_p, s.min_p), (0.8, 40, 0.95, 0.05));
         assert_eq!((s.repeat_penalty, s.repeat_last_n, s.seed), (1.0, 64, Seed::Random));
@@ -301,9 +323,12 @@ mod tests {
     }
 
     #[test]
-    fn ub_is_rewritten_only_where_it_is_a_flag() {
+    fn long_short_names_are_rewritten_only_where_they_are_flags() {
         assert_eq!(run(&["-ub=8"]).unwrap().ubatch_size, 8);
         assert_eq!(run(&["-p", "-ub"]).unwrap().text.prompt.as_deref(), Some("-ub"));
+        let cache = run(&["-ctk", "q8_0", "-ctv=Q4_0"]).unwrap().cache;
+        assert_eq!((cache.cache_type_k, cache.cache_type_v), (KvType::Q8_0, KvType::Q4_0));
+        assert_eq!(run(&["-p", "-ctk"]).unwrap().text.prompt.as_deref(), Some("-ctk"));
     }
 
     #[test]
@@ -322,6 +347,8 @@ mod tests {
             ["--repeat-penalty", "0"],
             ["--seed", "-2"],
             ["-c", "-1"],
+            ["-ctk", "q5_0"],
+            ["-ctv", ""],
         ] {
             assert!(run(&bad).is_err(), "{bad:?}");
         }
