@@ -13,9 +13,13 @@
 //! ```
 //!
 //! Both products are the same small matrix product, of rows by registers: a block of accumulators, one
-//! operand broadcast, no horizontal sums, the other read from end to end. The cache's type is nobody's business but
-//! [`cache`](super::cache)'s, which widens. That costs a load and a store per register in the first-level
-//! cache, also where a single row will read it; a generated token is bound by memory far below that.
+//! operand broadcast, the other read from end to end, no horizontal sums. The cache's type is nobody's
+//! business but [`cache`](super::cache)'s, which widens, so no kernel is compiled for a pair of types. A
+//! single row (a generated token where no heads share keys) uses each register as it is widened; through
+//! the tiles it was a fifth slower, because they push each other out of the first-level cache.
+//!
+//! Tiles of `[feature][64 positions]`, read at a stride of 256 bytes, lost to whole panels of sixteen
+//! positions for the same reason.
 //!
 //! A call covers one *chunk* of positions and yields an unfinished [record](lines) for each row;
 //! records are [merged](Merge) in the order of their chunks. Chunks and tiles lie at fixed places whatever
@@ -106,23 +110,10 @@ impl Kernel for Attend<'_> {
             let Some(last) = visible[first..].last() else { break };
             let n = (last - start).min(positions.end - start).min(TILE);
             let (blocks, out) = (n.div_ceil(LANES), &mut out[first * record..]);
-            let (first_block, mask) = (start / LANES, f32::NEG_INFINITY);
-
+            let first_block = start / LANES;
             if rows == 1 {
                 let scores = &mut scores[..blocks];
-                for (block, scores) in key_blocks().skip(first_block).zip(scores.iter_mut()) {
-                    s.store(cache::scores(s, shape.key_type, block, queries.as_flattened()), scores);
-                }
-                scores.as_flattened_mut()[n..].fill(mask);
-                let (sums, state) = out.split_at_mut(sums);
-                let factor = weigh(s, scores, state.try_into().expect("two lines"));
-                for sum in sums.iter_mut() {
-                    s.store(s.mul(s.load(sum), s.splat(factor)), sum);
-                }
-                let weights = scores.as_flattened()[..n].chunks(LANES);
-                for (block, weights) in value_blocks().skip(first_block).zip(weights) {
-                    cache::add_values(s, shape.value_type, block, weights, sums);
-                }
+                single(s, KvHead { keys, values, shape }, start..start + n, queries, scores, out);
                 continue;
             }
 
@@ -145,7 +136,7 @@ impl Kernel for Attend<'_> {
             for row in first..rows {
                 let scores = &mut scores[row * TILE_LINES..][..blocks];
                 let seen = (visible[row] - start).min(n);
-                scores.as_flattened_mut()[seen..].fill(mask);
+                scores.as_flattened_mut()[seen..].fill(f32::NEG_INFINITY);
                 let state = &mut out[(row - first) * record + sums..][..2];
                 factors[row] = weigh(s, scores, state.try_into().expect("two lines"));
             }
@@ -165,6 +156,32 @@ impl Kernel for Attend<'_> {
             };
             product.run::<S, true>(s, out, &factors[first..]);
         }
+    }
+}
+
+/// A tile for a single row.
+#[inline(always)]
+fn single<S: Simd>(
+    s: S,
+    KvHead { keys, values, shape }: KvHead<'_>,
+    positions: Range<usize>,
+    query: &[[f32; LANES]],
+    scores: &mut [[f32; LANES]],
+    record: &mut [[f32; LANES]],
+) {
+    let first_block = positions.start / LANES;
+    for (block, scores) in keys.chunks_exact(shape.key_block()).skip(first_block).zip(scores.iter_mut()) {
+        s.store(cache::scores(s, shape.key_type, block, query.as_flattened()), scores);
+    }
+    scores.as_flattened_mut()[positions.len()..].fill(f32::NEG_INFINITY);
+    let (sums, state) = record.split_at_mut(record.len() - 2);
+    let factor = weigh(s, scores, state.try_into().expect("two lines"));
+    for sum in sums.iter_mut() {
+        s.store(s.mul(s.load(sum), s.splat(factor)), sum);
+    }
+    let weights = scores.as_flattened()[..positions.len()].chunks(LANES);
+    for (block, weights) in values.chunks_exact(shape.value_block()).skip(first_block).zip(weights) {
+        cache::add_values(s, shape.value_type, block, weights, sums);
     }
 }
 

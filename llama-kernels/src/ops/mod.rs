@@ -5,6 +5,7 @@ pub(crate) mod cache;
 pub(crate) mod gemm;
 pub(crate) mod gemv;
 pub(crate) mod pack;
+pub(crate) mod push;
 pub(crate) mod quantize;
 pub(crate) mod rmsnorm;
 pub(crate) mod rope;
