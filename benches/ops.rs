@@ -5,7 +5,7 @@ use llama_benches::{
     Cold, Figure, PROBE, check, cold_memory, cpus, criterion, label, measure, product, repeat,
 };
 use llama_kernels::limits::{copy, float_peak};
-use llama_kernels::{Cpu, Format, KvLayer, rope_table};
+use llama_kernels::{Cpu, Format, KvLayer, KvShape, KvType, rope_table};
 use llama_tests::close;
 use llama_tests::oracle::{Heads, Rope};
 use llama_tests::shapes::Data;
@@ -24,14 +24,24 @@ const DEPTH: usize = 4096;
 fn main() {
     let mut c = criterion();
     let weights: LazyCell<Cold> = LazyCell::new(|| Cold::new(Format::Q4_0, 11008, FEATURES));
-    let caches: LazyCell<Caches> = LazyCell::new(Caches::new);
+    let memory: LazyCell<Vec<u8>> = LazyCell::new(cold_memory);
     for cpu in cpus() {
         rmsnorm(&mut c, &cpu);
         rope(&mut c, &cpu);
         softmax(&mut c, &cpu);
         swiglu(&mut c, &cpu, &weights);
-        attention_of_one(&mut c, &cpu, &caches);
-        attention_of_many(&mut c, &cpu);
+        attention_of_many(&mut c, &cpu, KvType::F16, 0);
+        for kind in KvType::ALL {
+            attention_of_many(&mut c, &cpu, kind, DEPTH - TOKENS);
+        }
+    }
+    for kind in KvType::ALL {
+        // One type's at a time: they take a gigabyte.
+        let caches: LazyCell<Caches, _> = LazyCell::new(|| Caches::new(kind, memory.len()));
+        for cpu in cpus() {
+            attention_of_one(&mut c, &cpu, kind, &caches, &memory);
+            push(&mut c, &cpu, kind);
+        }
     }
     c.final_summary();
 }
@@ -111,15 +121,21 @@ fn swiglu(c: &mut Criterion, cpu: &Cpu, weights: &LazyCell<Cold>) {
 }
 
 /// A generated token, whose keys and values come from memory.
-fn attention_of_one(c: &mut Criterion, cpu: &Cpu, caches: &LazyCell<Caches>) {
-    measure(c, format!("attention, 1 token after {}/{}", DEPTH - 1, label(cpu)), || {
-        let Caches { layers, qkv, memory } = &**caches;
+fn attention_of_one<F: FnOnce() -> Caches>(
+    c: &mut Criterion,
+    cpu: &Cpu,
+    kind: KvType,
+    caches: &LazyCell<Caches, F>,
+    memory: &LazyCell<Vec<u8>>,
+) {
+    measure(c, format!("attention, {kind}, 1 token after {}/{}", DEPTH - 1, label(cpu)), || {
+        let Caches { layers, qkv } = &**caches;
         let last = &qkv[qkv.len() - qkv.len() / DEPTH..];
         let mut y = vec![0.0; HEADS.query * HEADS.dim];
         repeat(cpu, 1, |ops| ops.attention(&mut y, last, &layers[0], HEADS.query, 1, DEPTH - 1));
-        check_last(qkv, &y);
+        check_last(&layers[0], qkv, &y);
 
-        let bytes = 2 * 2 * DEPTH * HEADS.kv * HEADS.dim;
+        let bytes = layers[0].shape().bytes();
         let mut layer = layers.iter().cycle();
         let work = move |n| {
             repeat(cpu, n, |ops| {
@@ -131,21 +147,38 @@ fn attention_of_one(c: &mut Criterion, cpu: &Cpu, caches: &LazyCell<Caches>) {
     });
 }
 
-/// A prompt's batch at the start of a context.
-fn attention_of_many(c: &mut Criterion, cpu: &Cpu) {
-    measure(c, format!("attention, {TOKENS} tokens/{}", label(cpu)), || {
-        let qkv = random_qkv(TOKENS);
+/// A prompt's batch, at this place in a context.
+fn attention_of_many(c: &mut Criterion, cpu: &Cpu, kind: KvType, start: usize) {
+    let place = if start > 0 { format!(" after {start}") } else { String::new() };
+    measure(c, format!("attention, {kind}, {TOKENS} tokens{place}/{}", label(cpu)), || {
+        let (all, qkv) = (start + TOKENS, random_qkv(start + TOKENS));
+        let batch = qkv[qkv.len() / all * start..].to_vec();
         let mut y = vec![0.0; TOKENS * HEADS.query * HEADS.dim];
-        let layer = layer(cpu, &qkv, TOKENS);
-        repeat(cpu, 1, |ops| ops.attention(&mut y, &qkv, &layer, HEADS.query, TOKENS, 0));
-        check_last(&qkv, &y);
+        let layer = layer(cpu, kind, &qkv, all);
+        repeat(cpu, 1, |ops| ops.attention(&mut y, &batch, &layer, HEADS.query, TOKENS, start));
+        check_last(&layer, &qkv, &y);
 
         // Two products, each a multiplication and an addition, for every pair of positions.
-        let pairs = TOKENS * (TOKENS + 1) / 2;
+        let pairs = TOKENS * start + TOKENS * (TOKENS + 1) / 2;
         let operations = (4 * pairs * HEADS.query * HEADS.dim) as f64;
         let peak = float_peak(cpu.isa(), cpu.threads(), PROBE);
-        let work = move |n| repeat(cpu, n, |ops| ops.attention(&mut y, &qkv, &layer, HEADS.query, TOKENS, 0));
+        let work = move |n| {
+            repeat(cpu, n, |ops| ops.attention(&mut y, &batch, &layer, HEADS.query, TOKENS, start));
+        };
         (Figure::compute(operations, peak, "the ISA's multiply-adds"), work)
+    });
+}
+
+/// A prompt's keys and values into the cache.
+fn push(c: &mut Criterion, cpu: &Cpu, kind: KvType) {
+    measure(c, format!("push_kv, {kind}, {TOKENS} tokens/{}", label(cpu)), || {
+        let qkv = random_qkv(TOKENS);
+        let mut layer = layer(cpu, kind, &qkv, TOKENS);
+        let bytes = TOKENS * 4 * 2 * HEADS.kv * HEADS.dim;
+        let ceiling = Some(copy(bytes, cpu.threads()) / 1e9);
+        let figure =
+            Figure { amount: 2.0 * bytes as f64 / 1e9, unit: "GB/s", ceiling, limit: "copying as much" };
+        (figure, move |n| repeat(cpu, n, |ops| ops.push_kv(&mut layer, &qkv, TOKENS, 0)))
     });
 }
 
@@ -154,21 +187,30 @@ struct Caches {
     layers: Vec<KvLayer>,
     /// What was pushed into each.
     qkv: Vec<f32>,
-    /// To measure the limit on.
-    memory: Vec<u8>,
 }
 
 impl Caches {
-    fn new() -> Caches {
-        let (cpu, qkv, memory) = (cpus().last().expect("one ISA at least"), random_qkv(DEPTH), cold_memory());
-        let layers = memory.len() / KvLayer::size(HEADS.kv, DEPTH, HEADS.dim, HEADS.dim);
-        Caches { layers: (0..layers).map(|_| layer(&cpu, &qkv, DEPTH)).collect(), qkv, memory }
+    fn new(kind: KvType, bytes: usize) -> Caches {
+        let (cpu, qkv) = (cpus().last().expect("one ISA at least"), random_qkv(DEPTH));
+        let layers = bytes / shape(kind, DEPTH).bytes();
+        Caches { layers: (0..layers).map(|_| layer(&cpu, kind, &qkv, DEPTH)).collect(), qkv }
+    }
+}
+
+fn shape(kind: KvType, positions: usize) -> KvShape {
+    KvShape {
+        heads: HEADS.kv,
+        positions,
+        key_dim: HEADS.dim,
+        value_dim: HEADS.value_dim,
+        key_type: kind,
+        value_type: kind,
     }
 }
 
 /// A full cache.
-fn layer(cpu: &Cpu, qkv: &[f32], tokens: usize) -> KvLayer {
-    let mut layer = KvLayer::new(HEADS.kv, tokens, HEADS.dim, HEADS.dim).expect("room for some MiB");
+fn layer(cpu: &Cpu, kind: KvType, qkv: &[f32], tokens: usize) -> KvLayer {
+    let mut layer = KvLayer::new(shape(kind, tokens)).expect("room for some MiB");
     repeat(cpu, 1, |ops| ops.push_kv(&mut layer, qkv, tokens, 0));
     layer
 }
@@ -177,20 +219,18 @@ fn random_qkv(tokens: usize) -> Vec<f32> {
     Data::new(5).values(tokens * (HEADS.query + 2 * HEADS.kv) * HEADS.dim)
 }
 
-/// Panics unless the last token of `y` is what it should be after all of `qkv`.
-fn check_last(qkv: &[f32], y: &[f32]) {
-    let (queries, keys) = (HEADS.query * HEADS.dim, HEADS.kv * HEADS.dim);
-    let rows = qkv.chunks_exact(queries + 2 * keys);
+/// Panics unless the last token of `y` is what it should be after all of `qkv`, which the cache holds.
+fn check_last(layer: &KvLayer, qkv: &[f32], y: &[f32]) {
+    let shape = layer.shape();
     let (mut k, mut v) = (Vec::new(), Vec::new());
-    for row in rows.clone() {
-        // A cache holds half precision.
-        let mut narrow = Vec::new();
-        Format::F16.quantize(&row[queries..], &mut narrow);
-        let mut kv = vec![0.0; 2 * keys];
-        Format::F16.dequantize(&narrow, &mut kv);
-        k.extend_from_slice(&kv[..keys]);
-        v.extend_from_slice(&kv[keys..]);
+    for (position, head) in (0..shape.positions).flat_map(|p| (0..shape.heads).map(move |h| (p, h))) {
+        let (mut key, mut value) = (vec![0.0; shape.key_dim], vec![0.0; shape.value_dim]);
+        layer.key(head, position, &mut key);
+        layer.value(head, position, &mut value);
+        k.extend(key);
+        v.extend(value);
     }
-    let last = rows.last().expect("one token at least");
+    let queries = HEADS.query * HEADS.dim;
+    let last = &qkv[qkv.len() - qkv.len() / shape.positions..];
     close::attention(&last[..queries], &k, &v, HEADS).check(&y[y.len() - queries..], "attention");
 }

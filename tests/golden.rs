@@ -1,7 +1,7 @@
 //! Promise 1: real weights tell the reference's story, to the letter, however they are run.
 
 use llama_core::{Model, Options, Sampler};
-use llama_kernels::{Cpu, CpuOptions};
+use llama_kernels::{Cpu, CpuOptions, KvType};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,6 +44,32 @@ fn stories260k_tells_its_story() {
                     let what = format!("{name}, {isa}, {threads} threads, deterministic: {deterministic}");
                     assert_eq!(story(model, options), expected, "{what}");
                 }
+            }
+        }
+    }
+}
+
+/// The cache's floats make no difference to this text, and its types reach the kernels: of the
+/// quantized ones, which are no reference's, four bits tell another story.
+#[test]
+fn float_caches_tell_the_same_story() {
+    let (Some(expected), Some(path)) =
+        (data("stories260K.expected_greedy_200.txt"), data("stories260K.gguf"))
+    else {
+        return;
+    };
+    let (expected, model) = (std::fs::read_to_string(expected).unwrap(), Model::read(path).unwrap());
+    for isa in llama_kernels::available() {
+        let options = CpuOptions { threads: Some(2), isa: Some(isa.to_owned()) };
+        let cpu = Arc::new(Cpu::new(&options).unwrap());
+        for k in KvType::ALL {
+            for v in KvType::ALL {
+                let options = Options::default().cpu(cpu.clone()).cache_type_k(k).cache_type_v(v);
+                let same = story(&model, options) == expected;
+                eprintln!("{isa}, {k} and {v}: the same story: {same}");
+                let is_float = |kind: KvType| kind.format().block_len() == 1;
+                assert!(same || !is_float(k) || !is_float(v), "{isa}, {k} and {v}");
+                assert!(!same || k != KvType::Q4_0 || v != KvType::Q4_0, "{isa}, {k} and {v}");
             }
         }
     }

@@ -5,7 +5,7 @@
 use llama_core::gguf::Gguf;
 use llama_core::synth::{Shape, Spec, Synth};
 use llama_core::{Model, Options, Sampler, Token};
-use llama_kernels::{Cpu, CpuOptions, Format};
+use llama_kernels::{Cpu, CpuOptions, Format, KvType};
 use llama_tests::close::Activations;
 use llama_tests::naive::Naive;
 use llama_tests::shapes::Data;
@@ -152,10 +152,33 @@ fn long_texts_are_the_same_bits_if_deterministic() {
     let shape = Shape { layers: 1, kv_heads: 8, ..Shape::from_name("tiny").unwrap() };
     let (model, _) = written(Format::Q8_0, shape);
     let options = || Options::default().cpu(cpu(llama_kernels::default_isa(), 2)).deterministic(true);
-    let whole = logits(&model, options(), &tokens, &[CONTEXT]);
-    for (ubatch, calls) in [(512, &[500, 1, 4, 7][..]), (100, &[CONTEXT]), (7, &[CONTEXT])] {
-        let found = logits(&model, options().ubatch(ubatch), &tokens, calls);
-        assert_same_bits(&found, &whole, &format!("{ubatch} at once of {calls:?}"));
+    for (i, k) in KvType::ALL.into_iter().enumerate() {
+        let v = KvType::ALL[(i + 2) % KvType::ALL.len()];
+        let options = || options().cache_type_k(k).cache_type_v(v);
+        let whole = logits(&model, options(), &tokens, &[CONTEXT]);
+        for (ubatch, calls) in [(512, &[500, 1, 4, 7][..]), (100, &[CONTEXT]), (7, &[CONTEXT])] {
+            let found = logits(&model, options().ubatch(ubatch), &tokens, calls);
+            assert_same_bits(&found, &whole, &format!("{ubatch} at once of {calls:?}, {k} and {v}"));
+        }
+    }
+}
+
+#[test]
+fn threads_change_no_bit_of_any_cache() {
+    let tokens = text(TOKENS);
+    let (model, _) = synthetic(Format::Q8_0);
+    for isa in llama_kernels::available() {
+        for (i, k) in KvType::ALL.into_iter().enumerate() {
+            let v = KvType::ALL[(i + 2) % KvType::ALL.len()];
+            let run = |threads| {
+                let options = Options::default().cpu(cpu(isa, threads)).cache_type_k(k).cache_type_v(v);
+                logits(&model, options, &tokens, &[17, 3, 1])
+            };
+            let alone = run(1);
+            for threads in [2, 5] {
+                assert_same_bits(&run(threads), &alone, &format!("{isa}, {threads} threads, {k} and {v}"));
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 use llama_core::gguf::Gguf;
 use llama_core::synth::{Shape, Spec, Synth};
 use llama_core::{Model, Options, Plan, Sampler, Token};
-use llama_kernels::Format;
+use llama_kernels::{Format, KvType};
 use std::fs::File;
 use std::path::Path;
 
@@ -45,6 +45,9 @@ fn peak_memory_is_within_the_plan() {
     let options = Options::default().context(PROMPT + GENERATED);
     let plan = Plan::new(&gguf, &options).unwrap();
     assert_eq!((plan.mapped, plan.ubatch), (size, PROMPT + GENERATED));
+    let quantized = options.clone().cache_type_k(KvType::Q8_0).cache_type_v(KvType::Q8_0);
+    let quantized = Plan::new(&gguf, &quantized).unwrap();
+    assert!(100 * quantized.kv < 54 * plan.kv && quantized.total() < plan.total(), "{quantized}");
     assert!(status("VmHWM") < size / 2, "nothing is loaded yet");
 
     let model = Model::from_gguf(gguf).unwrap();

@@ -2,8 +2,8 @@
 //! everything; cancellation works inside a prompt too.
 
 use llama_core::synth::{Shape, Spec, Synth};
-use llama_core::{Error, Model, Options, Sampler, Session, StopReason, Token};
-use llama_kernels::{Cpu, CpuOptions, Format};
+use llama_core::{Error, Model, Options, Plan, Sampler, Session, StopReason, Token};
+use llama_kernels::{Cpu, CpuOptions, Format, KvType};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
@@ -174,6 +174,34 @@ fn dropping_frees_everything() {
         talk(&mut session, 20);
     }
     assert_eq!(LIVE.get(), held, "a generation leaves nothing behind");
+}
+
+#[test]
+fn a_cache_is_as_large_as_the_plan_says() {
+    let model = synthetic();
+    let config = model.config();
+    let cpu = cpu(1);
+    let measure = |k, v| {
+        let options = Options::default().cpu(cpu.clone()).context(1000).cache_type_k(k).cache_type_v(v);
+        let plan = Plan::new(model.gguf(), &options).unwrap();
+        let before = LIVE.get();
+        let mut session = model.session(options).unwrap();
+        let size = LIVE.get() - before;
+        assert_eq!(pieces(&mut session, 2).len(), 2, "{k} and {v}");
+        (plan.kv, size as u64)
+    };
+    let (half, half_size) = measure(KvType::F16, KvType::F16);
+    for k in KvType::ALL {
+        for v in KvType::ALL {
+            let (kv, size) = measure(k, v);
+            let row = k.row_bytes(config.head_dim) + v.row_bytes(config.value_dim);
+            // Whole blocks of sixteen positions.
+            assert_eq!(kv, (config.n_layers * config.n_kv_heads * 1008 * row) as u64, "{k} and {v}");
+            assert_eq!(kv.abs_diff(half), size.abs_diff(half_size), "{k} and {v}: what is set aside");
+        }
+    }
+    assert_eq!(measure(KvType::Q8_0, KvType::Q8_0).0 * 32, half * 17, "34 bytes for 64");
+    assert_eq!(measure(KvType::Q4_0, KvType::Q4_0).0 * 32, half * 9, "18 bytes for 64");
 }
 
 #[test]

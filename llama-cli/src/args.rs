@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llama_core::Mix;
 use llama_core::synth::Shape;
-use llama_kernels::Cpu;
+use llama_kernels::{Cpu, KvType};
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -69,6 +69,8 @@ pub(crate) struct Run {
     /// The same, also spelled -ub; the smaller of the two sizes holds
     #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) ubatch_size: u32,
+    #[command(flatten)]
+    pub(crate) cache: Cache,
     #[command(flatten)]
     pub(crate) sampling: Sampling,
     #[command(flatten)]
@@ -132,6 +134,17 @@ pub(crate) struct Compute {
     pub(crate) isa: Option<String>,
 }
 
+/// What a session remembers its tokens as.
+#[derive(Args)]
+pub(crate) struct Cache {
+    /// What keys are cached as, also spelled -ctk
+    #[arg(long, value_name = "TYPE", default_value_t = KvType::default(), ignore_case = true, value_parser = cache_type())]
+    pub(crate) cache_type_k: KvType,
+    /// What values are cached as, also spelled -ctv
+    #[arg(long, value_name = "TYPE", default_value_t = KvType::default(), ignore_case = true, value_parser = cache_type())]
+    pub(crate) cache_type_v: KvType,
+}
+
 #[derive(Args)]
 pub(crate) struct Inspect {
     /// The GGUF file (of a split model, its first part)
@@ -187,13 +200,13 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "LIST", default_value = "512", value_parser = list(1..=MAX_TOKENS))]
     pub(crate) ubatch_size: Vec<List>,
     /// Types of the cached keys, also spelled -ctk
-    #[arg(long, value_name = "LIST", default_value = "f16", value_delimiter = ',', ignore_case = true,
-          value_parser = PossibleValuesParser::new(CACHE_TYPES))]
-    pub(crate) cache_type_k: Vec<String>,
+    #[arg(long, value_name = "LIST", default_values_t = [KvType::default()], value_delimiter = ',', ignore_case = true,
+          value_parser = cache_type())]
+    pub(crate) cache_type_k: Vec<KvType>,
     /// Types of the cached values, also spelled -ctv
-    #[arg(long, value_name = "LIST", default_value = "f16", value_delimiter = ',', ignore_case = true,
-          value_parser = PossibleValuesParser::new(CACHE_TYPES))]
-    pub(crate) cache_type_v: Vec<String>,
+    #[arg(long, value_name = "LIST", default_values_t = [KvType::default()], value_delimiter = ',', ignore_case = true,
+          value_parser = cache_type())]
+    pub(crate) cache_type_v: Vec<KvType>,
     /// Threads [default: the physical cores that this process may use]
     #[arg(short, long, value_name = "LIST", value_parser = list(1..=Cpu::MAX_THREADS as u32))]
     pub(crate) threads: Vec<List>,
@@ -234,9 +247,6 @@ pub(crate) struct Bench {
 
 /// Tokens of a test.
 const MAX_TOKENS: u32 = 1 << 20;
-
-/// What keys and values can be cached as.
-const CACHE_TYPES: [&str; 1] = ["f16"];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Table {
@@ -335,6 +345,11 @@ fn spelled_out(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     out
 }
 
+/// A parser of the types of a cache.
+fn cache_type() -> impl TypedValueParser<Value = KvType> {
+    named(KvType::ALL.iter().map(|kind| kind.name()), KvType::from_name)
+}
+
 /// A parser of one of these names, which an error and the help list.
 fn named<T: Clone + Send + Sync + 'static>(
     names: impl Iterator<Item = &'static str>,
@@ -382,7 +397,7 @@ mod tests {
         assert_eq!((flat(&bench.ubatch_size), bench.repetitions, bench.delay), (vec![512], 5, 0));
         assert_eq!(
             (&bench.cache_type_k[..], &bench.cache_type_v[..]),
-            (&["f16".into()][..], &["f16".into()][..])
+            (&[KvType::F16][..], &[KvType::F16][..])
         );
         assert!(bench.pg.is_empty() && bench.isa.is_empty() && bench.threads.is_empty());
         assert_eq!((bench.output, bench.output_err), (Table::Md, None));
@@ -431,6 +446,7 @@ mod tests {
     fn defaults_are_those_of_llama_cpp() {
         let run = run(&[]).unwrap();
         assert_eq!((run.predict, run.ctx_size, run.batch_size, run.ubatch_size), (-1, 0, 2048, 512));
+        assert_eq!((run.cache.cache_type_k, run.cache.cache_type_v), (KvType::F16, KvType::F16));
         let s = run.sampling;
         assert_eq!((s.temp, s.top_k, s.top_p, s.min_p), (0.8, 40, 0.95, 0.05));
         assert_eq!((s.repeat_penalty, s.repeat_last_n, s.seed), (1.0, 64, Seed::Random));
@@ -445,10 +461,13 @@ mod tests {
     }
 
     #[test]
-    fn ub_is_rewritten_only_where_it_is_a_flag() {
+    fn long_short_names_are_rewritten_only_where_they_are_flags() {
         assert_eq!(run(&["-ub=8"]).unwrap().ubatch_size, 8);
         assert_eq!(run(&["-p", "-ub"]).unwrap().text.prompt.as_deref(), Some("-ub"));
         assert_eq!(run(&["-pg"]).unwrap().text.prompt.as_deref(), Some("g"));
+        let cache = run(&["-ctk", "q8_0", "-ctv=Q4_0"]).unwrap().cache;
+        assert_eq!((cache.cache_type_k, cache.cache_type_v), (KvType::Q8_0, KvType::Q4_0));
+        assert_eq!(run(&["-p", "-ctk"]).unwrap().text.prompt.as_deref(), Some("-ctk"));
     }
 
     #[test]
@@ -467,6 +486,8 @@ mod tests {
             ["--repeat-penalty", "0"],
             ["--seed", "-2"],
             ["-c", "-1"],
+            ["-ctk", "q5_0"],
+            ["-ctv", ""],
         ] {
             assert!(run(&bad).is_err(), "{bad:?}");
         }

@@ -80,11 +80,10 @@ fn settings(args: &Bench) -> Result<Vec<Setting>, Failure> {
     let mut settings = Vec::new();
     for batch in List::flat(&args.batch_size) {
         for ubatch in List::flat(&args.ubatch_size) {
-            for type_k in &args.cache_type_k {
-                for type_v in &args.cache_type_v {
+            for &type_k in &args.cache_type_k {
+                for &type_v in &args.cache_type_v {
                     for &isa in &isas {
                         for &threads in &threads {
-                            let (type_k, type_v) = (type_k.to_lowercase(), type_v.to_lowercase());
                             settings.push(Setting { batch, ubatch, type_k, type_v, isa, threads });
                         }
                     }
@@ -253,8 +252,8 @@ impl Measurement<'_> {
 
 /// The session's options that a setting names, but for what computes.
 fn options(setting: &Setting) -> Options {
-    // Cached keys and values are f16, the only type so far: here is where another one would be passed on.
-    Options::default().ubatch(setting.batch.min(setting.ubatch) as usize)
+    let ubatch = setting.batch.min(setting.ubatch) as usize;
+    Options::default().ubatch(ubatch).cache_type_k(setting.type_k).cache_type_v(setting.type_v)
 }
 
 /// Memory to read that a cache of so many bytes does not hold, with every page in place.

@@ -1,9 +1,9 @@
 //! What every subcommand starts with: a text, a model, something that computes.
 
-use crate::args::{Compute, Text};
+use crate::args::{Cache, Compute, Text};
 use crate::failure::Failure;
-use llama_core::Model;
 use llama_core::gguf::Gguf;
+use llama_core::{Model, Options};
 use llama_kernels::{Cpu, CpuOptions};
 use std::fs;
 use std::io::{self, Read};
@@ -37,6 +37,13 @@ impl Compute {
     pub(crate) fn cpu(&self) -> Result<Arc<Cpu>, Failure> {
         let options = CpuOptions { threads: self.threads.map(usize::from), isa: self.isa.clone() };
         Ok(Arc::new(Cpu::new(&options)?))
+    }
+}
+
+impl Cache {
+    /// The options with these types.
+    pub(crate) fn apply(&self, options: Options) -> Options {
+        options.cache_type_k(self.cache_type_k).cache_type_v(self.cache_type_v)
     }
 }
 

@@ -16,7 +16,8 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let clock = Instant::now();
     let cpu = args.compute.cpu()?;
     let model = load::model(&args.model)?;
-    let mut options = Options::default().cpu(cpu).cancel(cancel).ubatch(args.ubatch());
+    let options = Options::default().cpu(cpu).cancel(cancel).ubatch(args.ubatch());
+    let mut options = args.cache.apply(options);
     if args.ctx_size > 0 {
         options = options.context(args.ctx_size);
     }

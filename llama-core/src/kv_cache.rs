@@ -1,7 +1,8 @@
-//! The conversation: keys and values of every token so far, in half precision.
+//! The conversation: keys and values of every token so far.
 
 use crate::Config;
-use llama_kernels::KvLayer;
+use crate::session::Options;
+use llama_kernels::{KvLayer, KvShape};
 
 /// Preallocated for a whole context; what is not yet used costs address space only.
 pub(crate) struct KvCache {
@@ -10,18 +11,29 @@ pub(crate) struct KvCache {
     context: usize,
 }
 
+/// The cache of one layer.
+pub(crate) fn shape(config: &Config, context: usize, options: &Options) -> KvShape {
+    KvShape {
+        heads: config.n_kv_heads,
+        positions: context,
+        key_dim: config.head_dim,
+        value_dim: config.value_dim,
+        key_type: options.cache_type_k,
+        value_type: options.cache_type_v,
+    }
+}
+
 impl KvCache {
-    /// An empty cache; `None` if the system has no room for it.
-    pub(crate) fn new(config: &Config, context: usize) -> Option<KvCache> {
-        let layer = || KvLayer::new(config.n_kv_heads, context, config.head_dim, config.value_dim);
-        let layers = (0..config.n_layers).map(|_| layer()).collect::<Option<_>>()?;
+    /// An empty cache of so many layers; `None` if the system has no room for it.
+    pub(crate) fn new(layer: KvShape, layers: usize) -> Option<KvCache> {
+        let context = layer.positions;
+        let layers = (0..layers).map(|_| KvLayer::new(layer)).collect::<Option<_>>()?;
         Some(KvCache { layers, len: 0, context })
     }
 
-    /// Bytes of a cache when it is full.
-    pub(crate) fn bytes(config: &Config, context: usize) -> u64 {
-        let layer = KvLayer::size(config.n_kv_heads, context, config.head_dim, config.value_dim);
-        (layer as u64).saturating_mul(config.n_layers as u64)
+    /// Bytes of a cache of so many layers when it is full.
+    pub(crate) fn bytes(layer: &KvShape, layers: usize) -> u64 {
+        (layer.bytes() as u64).saturating_mul(layers as u64)
     }
 
     /// Tokens that it holds.

@@ -1,9 +1,10 @@
 //! How much memory a session will need, before anything is loaded.
 
-use crate::kv_cache::KvCache;
+use crate::kv_cache::{self, KvCache};
 use crate::session::Options;
 use crate::state::State;
 use crate::{Config, Error, Result};
+use llama_kernels::{Cpu, KvType};
 use std::fmt;
 
 /// Positions of any context.
@@ -31,6 +32,10 @@ pub struct Plan {
     pub context: usize,
     /// Tokens of one pass through the model.
     pub ubatch: usize,
+    /// What keys are cached as.
+    pub cache_type_k: KvType,
+    /// What values are cached as.
+    pub cache_type_v: KvType,
     /// Bytes of the mapped file; the system may drop and reload them. Sessions share them.
     pub mapped: u64,
     /// Bytes of the cache of keys and values.
@@ -60,9 +65,12 @@ impl Plan {
         let context = checked("context", options.context.unwrap_or(config.context), max)?;
         let ubatch = checked("ubatch", options.ubatch, usize::MAX)?.min(context);
         let threads = options.cpu.as_ref().map_or_else(llama_kernels::default_threads, |cpu| cpu.threads());
-        let kv = KvCache::bytes(config, context);
-        let scratch = State::bytes(config, ubatch, threads);
-        Ok(Plan { context, ubatch, mapped, kv, scratch })
+        let layer = kv_cache::shape(config, context, options);
+        let kv = KvCache::bytes(&layer, config.n_layers);
+        let attention = Cpu::attention_size(threads, ubatch, config.n_heads, &layer);
+        let scratch = State::bytes(config, ubatch, threads).saturating_add(attention as u64);
+        let (cache_type_k, cache_type_v) = (options.cache_type_k, options.cache_type_v);
+        Ok(Plan { context, ubatch, cache_type_k, cache_type_v, mapped, kv, scratch })
     }
 
     /// All of it, in bytes.
@@ -71,12 +79,15 @@ impl Plan {
     }
 }
 
-/// One line: `3.6 GiB mapped + 2.0 GiB cache (4096 positions) + 82 MiB scratch = 5.7 GiB`.
+/// One line: `3.6 GiB mapped + 2.0 GiB cache (4096 positions, f16) + 82 MiB scratch = 5.7 GiB`, with
+/// both types (`q8_0 and f16`) where keys and values differ.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (k, v) = (self.cache_type_k, self.cache_type_v);
+        let types = if k == v { k.to_string() } else { format!("{k} and {v}") };
         write!(
             f,
-            "{} mapped + {} cache ({} positions) + {} scratch = {}",
+            "{} mapped + {} cache ({} positions, {types}) + {} scratch = {}",
             Bytes(self.mapped),
             Bytes(self.kv),
             self.context,
@@ -119,9 +130,14 @@ mod tests {
 
     #[test]
     fn the_total_is_the_sum_and_never_wraps() {
-        let plan = Plan { context: 8, ubatch: 8, mapped: 1024, kv: 512, scratch: 512 };
+        let (cache_type_k, cache_type_v) = (KvType::F16, KvType::F16);
+        let plan =
+            Plan { context: 8, ubatch: 8, cache_type_k, cache_type_v, mapped: 1024, kv: 512, scratch: 512 };
         assert_eq!(plan.total(), 2048);
-        assert_eq!(plan.to_string(), "1.0 KiB mapped + 512 B cache (8 positions) + 512 B scratch = 2.0 KiB");
+        let text = |plan: Plan| plan.to_string();
+        assert_eq!(text(plan), "1.0 KiB mapped + 512 B cache (8 positions, f16) + 512 B scratch = 2.0 KiB");
+        let mixed = Plan { cache_type_k: KvType::Q8_0, ..plan };
+        assert!(text(mixed).contains("(8 positions, q8_0 and f16)"), "{mixed}");
         assert_eq!(Plan { kv: u64::MAX, ..plan }.total(), u64::MAX);
     }
 }

@@ -4,10 +4,11 @@
 //! [`Simd`]; it matches the format of a matrix once per call, outside of [`Simd::run`].
 
 use crate::acts::{Acts, Form, Layout, Span};
-use crate::format::{F16, FloatBlock, Format, IntegerBlock, with_block};
+use crate::format::{FloatBlock, Format, IntegerBlock, with_block};
 use crate::matrix::Matrix;
 use crate::ops::attention::{Attend, Merge};
 use crate::ops::pack::Panel;
+use crate::ops::push::Push;
 use crate::ops::quantize::{PairTile, QuantizeRow, QuantizeTile};
 use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::Rope;
@@ -68,13 +69,13 @@ pub(crate) trait Backend: Send + Sync {
     fn softmax(&self, x: &mut [f32]);
 
     /// Query rows against one chunk of cached positions.
-    fn attend(&self, job: Attend<'_, F16>);
+    fn attend(&self, job: Attend<'_>);
 
     /// Adds a later chunk's record to a running one.
     fn merge(&self, total: &mut [[f32; LANES]], part: &[[f32; LANES]]);
 
-    /// Rounds to half precision; `out` may be longer than `x` and is padded with zeros.
-    fn narrow(&self, x: &[f32], out: &mut [F16]);
+    /// Writes one position's key or value into its block of the cache.
+    fn push(&self, job: Push<'_>);
 }
 
 impl<S: Simd> Backend for S {
@@ -163,7 +164,7 @@ impl<S: Simd> Backend for S {
         self.run(Softmax(x));
     }
 
-    fn attend(&self, job: Attend<'_, F16>) {
+    fn attend(&self, job: Attend<'_>) {
         self.run(job);
     }
 
@@ -171,8 +172,8 @@ impl<S: Simd> Backend for S {
         self.run(Merge { total, part });
     }
 
-    fn narrow(&self, x: &[f32], out: &mut [F16]) {
-        self.run(Narrow { x, out });
+    fn push(&self, job: Push<'_>) {
+        self.run(job);
     }
 }
 
@@ -208,29 +209,6 @@ impl<B: FloatBlock> Kernel for GemmFloat<'_, B> {
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         s.gemm_float::<B>(self.0);
-    }
-}
-
-struct Narrow<'a> {
-    x: &'a [f32],
-    out: &'a mut [F16],
-}
-
-impl Kernel for Narrow<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn call<S: Simd>(self, s: S) {
-        for (i, out) in self.out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            let x = self.x.get(i * LANES..).unwrap_or(&[]);
-            *out = match x.first_chunk::<LANES>() {
-                Some(x) => F16::narrow(s, s.load(x)),
-                None => {
-                    let mut padded = [0.0; LANES];
-                    padded[..x.len()].copy_from_slice(x);
-                    F16::narrow(s, s.load(&padded))
-                }
-            };
-        }
     }
 }
 

@@ -23,8 +23,6 @@ unsafe impl Zero for i32 {}
 unsafe impl Zero for u8 {}
 // SAFETY: an array of such values is one too.
 unsafe impl<T: Zero, const N: usize> Zero for [T; N] {}
-// SAFETY: bytes, every pattern valid (the contract of `Block`).
-unsafe impl Zero for crate::format::F16 {}
 
 /// A fixed-length array, zeroed, that starts on a cache line.
 ///
@@ -68,11 +66,29 @@ impl<T: Zero> Buffer<T> {
         Some(Buffer { ptr: NonNull::new(start.cast())?, len, block })
     }
 
+    /// At least `len` values; a buffer that is too small is replaced by zeroes.
+    ///
+    /// # Panics
+    /// If the system has no room for them.
+    pub(crate) fn room(&mut self, len: usize) -> &mut [T] {
+        if self.len < len {
+            *self = Buffer::new(0); // the old block goes before the new one comes
+            *self = Buffer::new(len);
+        }
+        &mut self[..len]
+    }
+
     /// The block to ask for, and the alignment to find within it.
     fn layout(len: usize) -> Option<(Layout, usize)> {
         let size = Layout::array::<T>(len).ok()?.size();
         let align = if size >= 2 * HUGE_PAGE { HUGE_PAGE } else { LINE };
         Some((Layout::from_size_align(size.checked_add(align)?, align_of::<usize>()).ok()?, align))
+    }
+}
+
+impl<T: Zero> Default for Buffer<T> {
+    fn default() -> Self {
+        Buffer::new(0)
     }
 }
 

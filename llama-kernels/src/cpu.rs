@@ -10,15 +10,16 @@ pub mod profile;
 
 pub use self::options::{CpuError, CpuOptions};
 
-use self::attention::Attention;
+use self::attention::{Attention, Rows};
 use self::cut::Cut;
 use self::profile::{Profile, Work};
 use crate::acts::{Acts, Form, Layout, PAIR_TOKENS, spans};
 use crate::backend::{self, Backend};
 use crate::buffer::Buffer;
-use crate::kv::KvLayer;
+use crate::kv::{KvLayer, KvShape};
 use crate::matrix::Matrix;
 use crate::ops::pack::Panel;
+use crate::ops::push::{Push, Role};
 use crate::simd::LANES;
 use crate::team::{Pool, Team};
 use std::marker::PhantomData;
@@ -100,6 +101,12 @@ impl Cpu {
         let tile = (tokens + PAIR_TOKENS) * Layout::Pairs.rows() * 4;
         threads * (Panel::SIZE + 2 * tile) + Acts::size(tokens, cols)
     }
+
+    /// Bytes of scratch that attention of `heads` heads to such a cache makes a `Cpu` hold, for batches
+    /// of up to `tokens` tokens.
+    pub fn attention_size(threads: usize, tokens: usize, heads: usize, kv: &KvShape) -> usize {
+        attention::scratch_size(threads, tokens, heads, kv)
+    }
 }
 
 /// One worker's scratch.
@@ -108,10 +115,7 @@ struct Worker {
     panel: Panel,
     tile: Vec<[f32; LANES]>,
     other: Vec<[f32; LANES]>,
-    queries: Vec<[f32; LANES]>,
-    visible: Vec<usize>,
-    records: Vec<[f32; LANES]>,
-    part: Vec<[f32; LANES]>,
+    rows: Rows,
 }
 
 /// What the workers of a region share.
@@ -385,8 +389,8 @@ impl Ops<'_> {
     /// # Panics
     /// If the cache has no room, or the lengths do not fit.
     pub fn push_kv(&self, kv: &mut KvLayer, qkv: &[f32], tokens: usize, start: usize) {
-        let (key_dim, value_dim, positions, heads) = (kv.key_dim, kv.value_dim, kv.positions, kv.heads);
-        let (key_stride, value_stride) = (kv.key_stride(), kv.value_stride());
+        let shape = *kv.shape();
+        let KvShape { heads, positions, key_dim, value_dim, .. } = shape;
         assert!(
             start + tokens <= positions,
             "{tokens} tokens from position {start} on, room for {positions}"
@@ -395,22 +399,30 @@ impl Ops<'_> {
         let own = heads * (key_dim + value_dim);
         let _span = self.span(|| Work::push_kv(tokens * own, kv, tokens));
         assert!(qkv.len() == tokens * features && own <= features, "{own} keys and values within {features}");
-        let first_value = features - heads * value_dim;
         let first_key = features - own;
+        let first_value = first_key + heads * key_dim;
         let (keys, values) = (Parts::new(&mut kv.keys), Parts::new(&mut kv.values));
-        self.team.split(tokens, &|_, t| {
-            let row = &qkv[t * features..(t + 1) * features];
-            for head in 0..heads {
-                let at = head * positions + start + t;
-                // SAFETY: each piece writes the position of its own token.
-                let (key, value) = unsafe {
-                    (
-                        keys.part(at * key_stride..(at + 1) * key_stride),
-                        values.part(at * value_stride..(at + 1) * value_stride),
-                    )
-                };
-                self.cpu.backend.narrow(&row[first_key + head * key_dim..][..key_dim], key);
-                self.cpu.backend.narrow(&row[first_value + head * value_dim..][..value_dim], value);
+        // Tokens of the same block lie interleaved in it: a piece is a block, for one head or for all.
+        let first = start / LANES;
+        let blocks = (start + tokens).div_ceil(LANES) - first;
+        let at_once = if blocks == 1 { heads } else { 1 };
+        self.team.split(blocks * heads.div_ceil(at_once), &|_, piece| {
+            let (block, head) = (first + piece % blocks, piece / blocks);
+            let own = (block * LANES).max(start)..((block + 1) * LANES).min(start + tokens);
+            for head in head..head + at_once {
+                let at = |bytes| shape.block(head, block, bytes);
+                // SAFETY: each piece writes its own block of its own heads.
+                let (key, value) =
+                    unsafe { (keys.part(at(shape.key_block())), values.part(at(shape.value_block()))) };
+                for position in own.clone() {
+                    let row = &qkv[(position - start) * features..][..features];
+                    let x = &row[first_key + head * key_dim..][..key_dim];
+                    let (role, kind, slot) = (Role::Key, shape.key_type, position % LANES);
+                    self.cpu.backend.push(Push { role, kind, x, block: key, slot });
+                    let x = &row[first_value + head * value_dim..][..value_dim];
+                    let (role, kind) = (Role::Value, shape.value_type);
+                    self.cpu.backend.push(Push { role, kind, x, block: value, slot });
+                }
             }
         });
     }
@@ -431,15 +443,16 @@ impl Ops<'_> {
         tokens: usize,
         start: usize,
     ) {
+        let shape = kv.shape();
         assert!(
-            heads.is_multiple_of(kv.heads) && start + tokens <= kv.positions,
+            heads.is_multiple_of(shape.heads) && start + tokens <= shape.positions,
             "{heads} heads over {}",
-            kv.heads
+            shape.heads
         );
-        assert_eq!(out.len(), tokens * heads * kv.value_dim, "{tokens} tokens of {heads} heads");
+        assert_eq!(out.len(), tokens * heads * shape.value_dim, "{tokens} tokens of {heads} heads");
         let _span = self.span(|| Work::attention(kv, heads, tokens, start));
         let features = qkv.len().checked_div(tokens).unwrap_or(0);
-        let group = heads / kv.heads;
+        let group = heads / shape.heads;
         let job = Attention { ops: self, qkv, kv, features, group, heads, start, out: Parts::new(out) };
         job.run(tokens);
     }

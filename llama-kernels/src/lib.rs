@@ -52,7 +52,7 @@ pub use backend::{Isa, isas, run_on};
 pub use cores::{Cores, cores, default_threads};
 pub use cpu::{Cpu, CpuError, CpuOptions, Ops, profile};
 pub use format::Format;
-pub use kv::KvLayer;
+pub use kv::{KvLayer, KvShape, KvType};
 pub use matrix::Matrix;
 pub use ops::rope::table as rope_table;
 

@@ -1,7 +1,7 @@
 //! The operations beside matrix products: embedding, norm, softmax, rotation and attention.
 
 use crate::{CPUS, check, each, encode, unwritten};
-use llama_kernels::{Format, KvLayer, Ops};
+use llama_kernels::{Format, KvLayer, KvShape, KvType, Ops};
 use llama_tests::close::{self, Answer, violation};
 use llama_tests::oracle::{self, Heads};
 use llama_tests::shapes::{Data, awkward_lengths};
@@ -103,6 +103,8 @@ fn rope_agrees() {
 /// Attention over a cache that is filled in batches, whose room beyond the last token holds junk.
 struct Attention {
     heads: Heads,
+    /// What keys and values are cached as.
+    types: [KvType; 2],
     /// Positions before the batch.
     start: usize,
     /// Tokens in the batch.
@@ -112,8 +114,8 @@ struct Attention {
 }
 
 impl Attention {
-    fn new(heads: Heads, start: usize, tokens: usize, size: f32) -> Attention {
-        let mut attention = Attention { heads, start, tokens, qkv: Vec::new() };
+    fn new(heads: Heads, types: [KvType; 2], start: usize, tokens: usize, size: f32) -> Attention {
+        let mut attention = Attention { heads, types, start, tokens, qkv: Vec::new() };
         attention.qkv = Data::new(13).values((start + tokens) * attention.features());
         let queries = heads.query * heads.dim;
         for row in attention.qkv.chunks_exact_mut(queries + heads.kv * (heads.dim + heads.value_dim)) {
@@ -127,27 +129,33 @@ impl Attention {
         query * dim + kv * (dim + value_dim)
     }
 
-    /// What the oracle says: it sees keys and values as half-precision numbers.
+    /// What the oracle says: it sees keys and values as their formats round them, row by row.
     fn answer(&self) -> Answer {
         let Heads { query, kv, dim, value_dim } = self.heads;
         let part = |from: usize, len: usize, first: usize| -> Vec<f32> {
             let rows = self.qkv.chunks_exact(self.features()).skip(first);
             rows.flat_map(|row| row[from..from + len].iter().copied()).collect()
         };
-        let cached = |x: Vec<f32>| {
-            let mut rounded = vec![0.0; x.len()];
-            Format::F16.dequantize(&encode(Format::F16, &x), &mut rounded);
-            rounded
+        let cached = |x: Vec<f32>, dim: usize, kind: KvType| -> Vec<f32> {
+            let round = |row: &[f32]| {
+                let mut rounded = row.to_vec();
+                rounded.resize(dim.next_multiple_of(kind.format().block_len()), 0.0);
+                let bytes = encode(kind.format(), &rounded);
+                kind.format().dequantize(&bytes, &mut rounded);
+                rounded.truncate(dim);
+                rounded
+            };
+            x.chunks_exact(dim).flat_map(round).collect()
         };
-        let k = cached(part(query * dim, kv * dim, 0));
-        let v = cached(part((query + kv) * dim, kv * value_dim, 0));
+        let k = cached(part(query * dim, kv * dim, 0), dim, self.types[0]);
+        let v = cached(part((query + kv) * dim, kv * value_dim, 0), value_dim, self.types[1]);
         close::attention(&part(0, query * dim, self.start), &k, &v, self.heads)
     }
 
     fn run(&self, ops: &Ops<'_>, out: &mut [f32]) {
         let Heads { query, kv, dim, value_dim } = self.heads;
         let (end, features) = (self.start + self.tokens, self.features());
-        let mut cache = KvLayer::new(kv, end + 3, dim, value_dim).unwrap();
+        let mut cache = cache(kv, end + 3, [dim, value_dim], self.types);
         ops.push_kv(&mut cache, &vec![1e4; (end + 3) * features], end + 3, 0);
         let (past, batch) = self.qkv.split_at(self.start * features);
         let (early, late) = past.split_at(self.start / 3 * features);
@@ -158,24 +166,43 @@ impl Attention {
     }
 
     fn check(&self) {
-        let Attention { heads, start, tokens, .. } = self;
-        let what = format!("{tokens} tokens after {start}, {heads:?}");
+        let Attention { heads, types: [k, v], start, tokens, .. } = self;
+        let what = format!("{tokens} tokens after {start}, {heads:?}, {k} and {v}");
         let empty = unwritten(tokens * heads.query * heads.value_dim);
         check(&self.answer(), &empty, &what, |ops, out| self.run(ops, out));
     }
 }
+
+/// An empty cache.
+fn cache(heads: usize, positions: usize, [key_dim, value_dim]: [usize; 2], types: [KvType; 2]) -> KvLayer {
+    let [key_type, value_type] = types;
+    KvLayer::new(KvShape { heads, positions, key_dim, value_dim, key_type, value_type }).unwrap()
+}
+
+/// The default, and each type once for keys and once for values.
+const TYPES: [[KvType; 2]; 5] = [
+    [KvType::F16, KvType::F16],
+    [KvType::F32, KvType::BF16],
+    [KvType::BF16, KvType::Q8_0],
+    [KvType::Q8_0, KvType::Q4_0],
+    [KvType::Q4_0, KvType::F32],
+];
 
 #[test]
 fn attention_agrees() {
     // Positions on both sides of a tile's end (64) and a chunk's (512, 1024).
     let batches = [(0, 1), (0, 5), (0, 70), (62, 1), (63, 1), (64, 2), (61, 4), (60, 9), (510, 1)];
     let long = [(511, 1), (512, 1), (511, 2), (509, 8), (1023, 2), (1020, 10)];
-    for (dim, value_dim) in [(8, 8), (16, 16), (20, 24), (64, 64), (128, 128)] {
+    let mut others = TYPES[1..].iter().cycle();
+    for (dim, value_dim) in [(8, 8), (16, 16), (20, 24), (64, 64), (80, 80), (128, 128)] {
         for (query, kv) in [(3, 3), (8, 2), (8, 1), (20, 1)] {
             let heads = Heads { query, kv, dim, value_dim };
             let long = long.into_iter().filter(|_| kv < 3);
             for (start, tokens) in batches.into_iter().chain(long) {
-                Attention::new(heads, start, tokens, 1.0).check();
+                // Half precision always, the others in turns: what a type adds is how it widens.
+                for types in [TYPES[0], *others.next().unwrap()] {
+                    Attention::new(heads, types, start, tokens, 1.0).check();
+                }
             }
         }
     }
@@ -186,10 +213,12 @@ fn attention_with_extreme_scores_agrees() {
     let heads = Heads { query: 4, kv: 2, dim: 16, value_dim: 16 };
     for (start, tokens) in [(0, 6), (70, 1), (513, 7)] {
         for size in [0.0, 1e-39, 20.0, 1e3] {
-            Attention::new(heads, start, tokens, size).check();
+            for types in TYPES {
+                Attention::new(heads, types, start, tokens, size).check();
+            }
         }
         // Scores of 1e30 leave one position, in f32 as in f64: no NaN, and no value but a cached one.
-        let attention = Attention::new(heads, start, tokens, 1e30);
+        let attention = Attention::new(heads, TYPES[0], start, tokens, 1e30);
         for [cpu, _] in &*CPUS {
             let mut found = unwritten(tokens * 64);
             cpu.region(false, |ops| attention.run(ops, &mut found));
@@ -201,26 +230,74 @@ fn attention_with_extreme_scores_agrees() {
 #[test]
 fn attention_to_a_wrong_position_is_noticed() {
     let heads = Heads { query: 4, kv: 2, dim: 16, value_dim: 16 };
-    for (start, tokens) in [(40, 1), (40, 6), (513, 1), (513, 6)] {
-        let right = Attention::new(heads, start, tokens, 1.0);
+    let batches = [(40, 1), (40, 6), (513, 1), (513, 6)];
+    for (types, (start, tokens)) in TYPES.into_iter().flat_map(|types| batches.map(|batch| (types, batch))) {
+        let right = Attention::new(heads, types, start, tokens, 1.0);
         // One value of one position, and the key of the last one.
         for (position, feature) in [(0, 64 + 32), (start, 64 + 32), (start + tokens - 1, 64)] {
-            let mut wrong = Attention::new(heads, start, tokens, 1.0);
+            let mut wrong = Attention::new(heads, types, start, tokens, 1.0);
             wrong.qkv[position * right.features() + feature] += 2.0;
             let answer = wrong.answer();
             for [cpu, _] in &*CPUS {
                 let mut found = unwritten(tokens * 64);
                 cpu.region(false, |ops| right.run(ops, &mut found));
                 let noticed = violation(&found, &answer.expected, &answer.bound).is_some();
-                assert!(noticed, "{start}, {tokens}: position {position} on {}", cpu.isa());
+                assert!(noticed, "{types:?}, {start}, {tokens}: position {position} on {}", cpu.isa());
             }
+        }
+    }
+}
+
+/// A token's result has the same bits alone, with others, and on whatever side of a tile or a piece.
+#[test]
+fn attention_of_a_token_does_not_depend_on_its_neighbours() {
+    for (query, kv, dim) in [(4, 4, 20), (6, 2, 64), (8, 1, 96)] {
+        let heads = Heads { query, kv, dim, value_dim: dim };
+        let tokens = 530;
+        for types in TYPES {
+            let whole = Attention::new(heads, types, 0, tokens, 1.0);
+            let Attention { qkv, .. } = &whole;
+            let (features, width) = (whole.features(), query * dim);
+            for [cpu, _] in &*CPUS {
+                let mut cache = cache(kv, tokens, [dim, dim], types);
+                let mut expected = unwritten(tokens * width);
+                cpu.region(false, |ops| {
+                    ops.push_kv(&mut cache, qkv, tokens, 0);
+                    ops.attention(&mut expected, qkv, &cache, query, tokens, 0);
+                });
+                for (start, n) in [(0, 1), (63, 1), (60, 7), (511, 2), (512, 4), (500, 30), (529, 1)] {
+                    let mut found = unwritten(n * width);
+                    let batch = &qkv[start * features..][..n * features];
+                    cpu.region(true, |ops| ops.attention(&mut found, batch, &cache, query, n, start));
+                    let expected = &expected[start * width..][..n * width];
+                    let same = found.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{n} tokens from {start}, {heads:?}, {types:?} on {}", cpu.isa());
+                }
+            }
+        }
+    }
+}
+
+/// Values that half precision does not have are cut down to the largest that it has.
+#[test]
+fn a_cache_makes_no_infinities() {
+    let heads = Heads { query: 1, kv: 1, dim: 16, value_dim: 16 };
+    for kind in KvType::ALL {
+        let mut huge = Attention::new(heads, [kind; 2], 4, 1, 0.0);
+        huge.qkv.iter_mut().for_each(|x| *x *= 1e10);
+        for [cpu, _] in &*CPUS {
+            let mut found = unwritten(16);
+            cpu.region(false, |ops| huge.run(ops, &mut found));
+            let largest = found.iter().fold(0.0, |m: f32, v| m.max(v.abs()));
+            let limit = if kind == KvType::F16 { 65504.0 } else { 1e11 };
+            assert!(largest.is_finite() && 1e4 < largest && largest <= limit, "{kind}: {found:?}");
         }
     }
 }
 
 #[test]
 fn no_tokens_are_no_work() {
-    let mut cache = KvLayer::new(2, 8, 16, 16).unwrap();
+    let mut cache = cache(2, 8, [16, 16], TYPES[0]);
     let weights = Data::new(14).weights(Format::Q8_0, 5, 64);
     for cpu in CPUS.iter().flatten() {
         cpu.region(false, |ops| {

@@ -6,6 +6,7 @@ use crate::args::{Bench, Table};
 use crate::failure::Failure;
 use crate::list::List;
 use crate::output::{complain, print};
+use llama_kernels::KvType;
 use serde_json::Value;
 
 /// Standard output, and standard error if that is wanted; each row is printed when it is there.
@@ -161,8 +162,8 @@ fn columns(args: &Bench) -> Vec<Column> {
         8,
         Box::new(|row| row.setting.ubatch.to_string()),
     );
-    add(args.cache_type_k != ["f16"], "type_k", 6, Box::new(|row| row.setting.type_k.clone()));
-    add(args.cache_type_v != ["f16"], "type_v", 6, Box::new(|row| row.setting.type_v.clone()));
+    add(args.cache_type_k != [KvType::F16], "type_k", 6, Box::new(|row| row.setting.type_k.to_string()));
+    add(args.cache_type_v != [KvType::F16], "type_v", 6, Box::new(|row| row.setting.type_v.to_string()));
     add(true, "test", 15, Box::new(|row| row.test.to_string()));
     add(
         true,

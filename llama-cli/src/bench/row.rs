@@ -4,6 +4,7 @@ use super::ceiling::{Ceiling, Work};
 use super::figures;
 use super::roofline::Recorded;
 use super::run::{Sample, Test};
+use llama_kernels::KvType;
 use serde_json::{Value, json};
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -26,8 +27,8 @@ pub(super) struct Subject {
 pub(super) struct Setting {
     pub(super) batch: u32,
     pub(super) ubatch: u32,
-    pub(super) type_k: String,
-    pub(super) type_v: String,
+    pub(super) type_k: KvType,
+    pub(super) type_v: KvType,
     pub(super) isa: &'static str,
     pub(super) threads: usize,
 }
@@ -128,8 +129,8 @@ fields! {
     "n_batch" INTEGER |row| json!(row.setting.batch);
     "n_ubatch" INTEGER |row| json!(row.setting.ubatch);
     "n_threads" INTEGER |row| json!(row.setting.threads);
-    "type_k" TEXT |row| json!(row.setting.type_k);
-    "type_v" TEXT |row| json!(row.setting.type_v);
+    "type_k" TEXT |row| json!(row.setting.type_k.name());
+    "type_v" TEXT |row| json!(row.setting.type_v.name());
     "n_prompt" INTEGER |row| json!(row.test.prompt);
     "n_gen" INTEGER |row| json!(row.test.generated);
     "n_depth" INTEGER |row| json!(row.test.depth);

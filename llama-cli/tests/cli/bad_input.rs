@@ -115,6 +115,8 @@ fn wrong_flags() {
         &["run", "-m", model, "-n", "-2"],
         &["run", "-m", model, "--top-p", "2"],
         &["run", "-m", model, "-p", "a", "-f", "b"],
+        &["run", "-m", model, "-ctk", "q5_0"],
+        &["run", "-m", model, "--cache-type-v", "none"],
         &["inspect"],
         &["tokenize"],
         &["bench", "-r", "0"],
@@ -137,4 +139,15 @@ fn wrong_flags() {
         assert!(output.stdout.is_empty(), "{args:?}");
     }
     assert!(!fixture.path("x.gguf").exists());
+}
+
+#[test]
+fn a_wrong_cache_type_is_told_the_right_ones() {
+    let fixture = Fixture::new();
+    for flag in ["-ctk", "-ctv", "--cache-type-k", "--cache-type-v"] {
+        let output = output(&["run", "-m", &fixture.model, flag, "iq4_nl"]);
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("iq4_nl") && message.contains("f32, f16, bf16, q8_0, q4_0"), "{message}");
+    }
 }

@@ -21,6 +21,19 @@ fn the_golden_text() {
 }
 
 #[test]
+fn the_golden_text_from_other_caches() {
+    let Some(expected) = shared("models/stories260K.expected_greedy_200.txt") else { return };
+    let Some(model) = shared("models/stories260K.gguf") else { return };
+    let expected = fs::read_to_string(expected).unwrap();
+    let text = |k, v| stdout(&["run", "-m", &model, "--temp", "0", "-n", "200", "-ctk", k, "-ctv", v]);
+    assert_eq!(text("f32", "f16"), expected);
+    assert_eq!(text("F16", "f32"), expected);
+    // Four bits are too few for so small a model: another text, which shows that the flags arrive.
+    assert_ne!(text("q4_0", "f16"), expected);
+    assert_ne!(text("f16", "q4_0"), expected);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_text_at_any_thread_count() {
     let fixture = Fixture::new();
     let text = |seed, threads| {

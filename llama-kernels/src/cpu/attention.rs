@@ -3,17 +3,40 @@
 //! Either way a row's chunks are evaluated one by one and merged in their order, so the result is the
 //! same to the bit.
 
-use super::{Ops, Parts, Worker, grown, lock};
+use super::{Ops, Parts, lock};
 use crate::buffer::Buffer;
-use crate::kv::KvLayer;
-use crate::ops::attention::{self, Attend, CHUNK};
+use crate::kv::{KvLayer, KvShape};
+use crate::ops::attention::{self, Attend, CHUNK, Scratch};
 use crate::simd::LANES;
 use std::ops::Range;
 
-/// Query rows that a prompt's attention takes through the cache together.
-const QUERY_ROWS: usize = 16;
+/// Query rows that a prompt's attention takes through the cache together, if no token has more: enough
+/// to widen each key and value for, few enough for their scores and sums to stay in the caches.
+const QUERY_ROWS: usize = 96;
 /// Up to this many tokens the chunks of a context are dealt out separately.
 const SPLIT_TOKENS: usize = 4;
+/// Pieces for each thread, where there are tokens enough, so that all threads finish at the same time.
+const PIECES: usize = 4;
+
+/// One worker's scratch.
+#[derive(Default)]
+pub(super) struct Rows {
+    queries: Buffer<[f32; LANES]>,
+    visible: Vec<usize>,
+    records: Buffer<[f32; LANES]>,
+    part: Buffer<[f32; LANES]>,
+    scratch: Scratch,
+}
+
+/// Bytes of the workers' scratch and of the records that they share.
+pub(super) fn scratch_size(threads: usize, tokens: usize, heads: usize, kv: &KvShape) -> usize {
+    let group = heads / kv.heads.max(1);
+    let rows = QUERY_ROWS.max(group * tokens.min(SPLIT_TOKENS));
+    let (key, record) = (4 * kv.key_type.padded(kv.key_dim), 4 * LANES * attention::lines(kv.value_dim));
+    let worker = rows * (key + size_of::<usize>() + 2 * record) + Scratch::size(rows, kv);
+    let chunks = kv.positions.div_ceil(CHUNK);
+    threads * worker + tokens.min(SPLIT_TOKENS) * heads * chunks * record
+}
 
 /// One attention operation.
 pub(super) struct Attention<'a, 'o> {
@@ -29,6 +52,9 @@ pub(super) struct Attention<'a, 'o> {
 
 impl Attention<'_, '_> {
     pub(super) fn run(self, tokens: usize) {
+        if tokens == 0 {
+            return;
+        }
         if tokens <= SPLIT_TOKENS {
             self.by_chunk(tokens);
         } else {
@@ -36,34 +62,45 @@ impl Attention<'_, '_> {
         }
     }
 
-    /// The query rows of one KV head for some tokens, scaled and padded, token by token.
-    fn gather(&self, worker: &mut Worker, tokens: Range<usize>, head: usize) {
-        let (dim, lines) = (self.kv.key_dim, self.kv.key_stride() / LANES);
+    /// The query rows of one KV head for some tokens, scaled and padded, token by token; how far each sees.
+    fn gather<'r>(
+        &self,
+        queries: &'r mut Buffer<[f32; LANES]>,
+        visible: &mut Vec<usize>,
+        tokens: Range<usize>,
+        head: usize,
+    ) -> &'r [[f32; LANES]] {
+        let KvShape { key_dim: dim, key_type, .. } = *self.kv.shape();
+        let lines = key_type.padded(dim) / LANES;
         let scale = 1.0 / (dim as f32).sqrt();
-        worker.queries.clear();
-        worker.queries.resize(tokens.len() * self.group * lines, [0.0; LANES]);
-        worker.visible.clear();
-        let mut rows = worker.queries.chunks_exact_mut(lines);
+        let queries = queries.room(tokens.len() * self.group * lines);
+        visible.clear();
+        let mut rows = queries.chunks_exact_mut(lines.max(1));
         for t in tokens {
-            let queries = &self.qkv[t * self.features + head * self.group * dim..][..self.group * dim];
-            for (query, row) in queries.chunks_exact(dim).zip(&mut rows) {
-                row.as_flattened_mut().iter_mut().zip(query).for_each(|(out, q)| *out = q * scale);
-                worker.visible.push(self.start + t + 1);
+            let heads = &self.qkv[t * self.features + head * self.group * dim..][..self.group * dim];
+            for (query, row) in heads.chunks_exact(dim.max(1)).zip(&mut rows) {
+                let (row, rest) = row.as_flattened_mut().split_at_mut(dim);
+                row.iter_mut().zip(query).for_each(|(out, q)| *out = q * scale);
+                rest.fill(0.0);
+                visible.push(self.start + t + 1);
             }
         }
+        queries
     }
 
     fn attend(
         &self,
         queries: &[[f32; LANES]],
         visible: &[usize],
+        scratch: &mut Scratch,
         head: usize,
         chunk: usize,
         out: &mut [[f32; LANES]],
     ) {
         let end = visible.last().copied().unwrap_or(0).min((chunk + 1) * CHUNK);
-        let positions = chunk * CHUNK..end;
-        self.ops.cpu.backend.attend(Attend { queries, visible, cache: self.kv.head(head), positions, out });
+        let positions = chunk * CHUNK..end.max(chunk * CHUNK);
+        let cache = self.kv.head(head);
+        self.ops.cpu.backend.attend(Attend { queries, visible, cache, positions, out, scratch });
     }
 
     /// Writes one row's result.
@@ -71,72 +108,63 @@ impl Attention<'_, '_> {
     /// # Safety
     /// No other worker writes the same token and head.
     unsafe fn finish(&self, record: &[[f32; LANES]], token: usize, head: usize) {
-        let dim = self.kv.value_dim;
+        let dim = self.kv.shape().value_dim;
         let start = (token * self.heads + head) * dim;
         // SAFETY: the caller's promise.
         attention::finish(record, unsafe { self.out.part(start..start + dim) });
     }
 
-    /// Few tokens: every (token, KV head, chunk) is a piece of its own; records are merged in order.
+    /// Few tokens: every (KV head, chunk) is a piece of its own, for all of them; records are merged in
+    /// order.
     fn by_chunk(&self, tokens: usize) {
-        let (kv_heads, record) = (self.kv.heads, attention::lines(self.kv.value_dim));
+        let (kv_heads, record) = (self.kv.shape().heads, attention::lines(self.kv.shape().value_dim));
         let chunks = (self.start + tokens).div_ceil(CHUNK);
-        let per_piece = self.group * record;
+        let rows = tokens * self.group;
+        let per_piece = rows * record;
         let mut shared = lock(&self.ops.cpu.shared);
-        let needed = tokens * kv_heads * chunks * per_piece;
-        if shared.records.len() < needed {
-            shared.records = Buffer::new(needed.next_power_of_two());
-        }
-        let records = Parts::new(&mut shared.records);
-        self.ops.team.split(tokens * kv_heads * chunks, &|worker, piece| {
-            let worker = &mut *lock(&self.ops.cpu.workers[worker]);
-            let (chunk, head, token) = (piece % chunks, piece / chunks % kv_heads, piece / chunks / kv_heads);
-            self.gather(worker, token..token + 1, head);
+        let records = Parts::new(shared.records.room(kv_heads * chunks * per_piece));
+        self.ops.team.split(kv_heads * chunks, &|worker, piece| {
+            let Rows { queries, visible, scratch, .. } = &mut lock(&self.ops.cpu.workers[worker]).rows;
+            let (chunk, head) = (piece % chunks, piece / chunks);
+            let queries = self.gather(queries, visible, 0..tokens, head);
             // SAFETY: each piece writes its own records.
             let out = unsafe { records.part(piece * per_piece..(piece + 1) * per_piece) };
-            if chunk * CHUNK < self.start + token + 1 {
-                self.attend(&worker.queries, &worker.visible, head, chunk, out);
-            } else {
-                out.fill([0.0; LANES]); // wholly masked: no weight
-            }
+            self.attend(queries, visible, scratch, head, chunk, out);
         });
-        self.ops.team.split(tokens * kv_heads, &|_, piece| {
-            let (head, token) = (piece % kv_heads, piece / kv_heads);
-            // SAFETY: each piece reads and writes the records of its own token and KV head.
-            let all = unsafe { records.part(piece * chunks * per_piece..(piece + 1) * chunks * per_piece) };
-            let (total, parts) = all.split_at_mut(per_piece);
+        self.ops.team.split(kv_heads, &|_, head| {
+            // SAFETY: each piece reads and writes the records of its own KV head.
+            let all = unsafe { records.part(head * chunks * per_piece..(head + 1) * chunks * per_piece) };
+            let (totals, parts) = all.split_at_mut(per_piece);
             for part in parts.chunks_exact(per_piece) {
-                for (total, part) in total.chunks_exact_mut(record).zip(part.chunks_exact(record)) {
-                    self.ops.cpu.backend.merge(total, part);
-                }
+                self.merge(totals, part, record);
             }
-            for (i, total) in total.chunks_exact(record).enumerate() {
-                // SAFETY: the piece owns this token's heads of its group.
-                unsafe { self.finish(total, token, head * self.group + i) };
+            for (i, total) in totals.chunks_exact(record).enumerate() {
+                // SAFETY: the piece owns the heads of its group.
+                unsafe { self.finish(total, i / self.group, head * self.group + i % self.group) };
             }
         });
     }
 
     /// Many tokens: a piece is some of them for one KV head, over all of their positions.
     fn by_tile(&self, tokens: usize) {
-        let (kv_heads, record) = (self.kv.heads, attention::lines(self.kv.value_dim));
-        let per_tile = (QUERY_ROWS / self.group).max(1);
+        let (kv_heads, record) = (self.kv.shape().heads, attention::lines(self.kv.shape().value_dim));
+        let mut per_tile = (QUERY_ROWS / self.group).clamp(1, tokens);
+        while per_tile > 1 && tokens.div_ceil(per_tile) * kv_heads < PIECES * self.ops.threads() {
+            per_tile = per_tile.div_ceil(2);
+        }
         let tiles = tokens.div_ceil(per_tile);
         self.ops.team.split(tiles * kv_heads, &|worker, piece| {
-            let worker = &mut *lock(&self.ops.cpu.workers[worker]);
+            let Rows { queries, visible, records, part, scratch } =
+                &mut lock(&self.ops.cpu.workers[worker]).rows;
             let tile = tiles - 1 - piece / kv_heads; // the last tokens see the most: they go first
             let head = piece % kv_heads;
             let range = tile * per_tile..tokens.min((tile + 1) * per_tile);
-            self.gather(worker, range.clone(), head);
-            let Worker { queries, visible, records, part, .. } = worker;
-            let (records, part) =
-                (grown(records, visible.len() * record), grown(part, visible.len() * record));
-            self.attend(queries, visible, head, 0, records);
+            let queries = self.gather(queries, visible, range.clone(), head);
+            let (records, part) = (records.room(visible.len() * record), part.room(visible.len() * record));
+            self.attend(queries, visible, scratch, head, 0, records);
             for chunk in 1..(self.start + range.end).div_ceil(CHUNK) {
-                self.attend(queries, visible, head, chunk, part);
-                for (total, part) in records.chunks_exact_mut(record).zip(part.chunks_exact(record)) {
-                    self.ops.cpu.backend.merge(total, part);
-                }
+                self.attend(queries, visible, scratch, head, chunk, part);
+                self.merge(records, part, record);
             }
             for (i, record) in records.chunks_exact(record).enumerate() {
                 // SAFETY: the piece owns these tokens' heads of its group.
@@ -145,5 +173,12 @@ impl Attention<'_, '_> {
                 };
             }
         });
+    }
+
+    /// Adds the records of a later chunk to those of the earlier ones.
+    fn merge(&self, totals: &mut [[f32; LANES]], parts: &[[f32; LANES]], record: usize) {
+        for (total, part) in totals.chunks_exact_mut(record).zip(parts.chunks_exact(record)) {
+            self.ops.cpu.backend.merge(total, part);
+        }
     }
 }

@@ -216,7 +216,7 @@ impl Work {
     }
 
     pub(super) fn attention(kv: &KvLayer, heads: usize, tokens: usize, start: usize) -> Work {
-        let (dims, positions) = (kv.key_dim + kv.value_dim, start + tokens);
+        let (dims, positions) = (kv.shape().key_dim + kv.shape().value_dim, start + tokens);
         // Token t sees start + t + 1 positions.
         let pairs = tokens * start + tokens * (tokens + 1) / 2;
         let bytes = FLOAT * tokens * heads * dims + cached(kv, positions);
@@ -265,14 +265,15 @@ fn bytes(weights: &[Matrix<'_>]) -> usize {
 
 /// Bytes of so many positions in the cache.
 fn cached(kv: &KvLayer, positions: usize) -> usize {
-    let all = size_of_val(&kv.keys[..]) + size_of_val(&kv.values[..]);
-    all.checked_div(kv.positions).unwrap_or(0) * positions
+    let shape = kv.shape();
+    shape.bytes().checked_div(shape.positions).unwrap_or(0) * positions
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{CpuOptions, rope_table};
+    use crate::{KvShape, KvType};
 
     fn cpu(threads: usize) -> Cpu {
         Cpu::new(&CpuOptions { threads: Some(threads), isa: Some("scalar".into()) }).unwrap()
@@ -321,7 +322,15 @@ mod tests {
     fn attention_counts_what_its_tokens_see() {
         let (heads, dim, tokens, start) = (4, 16, 3, 5);
         let cpu = cpu(1);
-        let mut kv = KvLayer::new(2, 8, dim, dim).unwrap();
+        let mut kv = KvLayer::new(KvShape {
+            heads: 2,
+            positions: 16,
+            key_dim: dim,
+            value_dim: dim,
+            key_type: KvType::F16,
+            value_type: KvType::F16,
+        })
+        .unwrap();
         let qkv = vec![0.5; tokens * (heads + 4) * dim];
         let mut tables = vec![0.0; tokens * 2 * dim];
         tables.chunks_exact_mut(2 * dim).enumerate().for_each(|(i, table)| {

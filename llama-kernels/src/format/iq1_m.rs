@@ -64,7 +64,7 @@ impl IntegerBlock for IQ1_M {
         let block = &span[0];
         let d = s.mul(s.splat_f16(block.d()), s.splat(1.0 / 8.0));
         let odd = bits::threes(block.scales).map(|scale| 2 * scale + 1);
-        Scales::new(s.mul(d, s.widen_i8(odd)))
+        Scales::new(s.mul(d, s.floats_i8(odd)))
     }
 
     #[inline(always)]

@@ -48,7 +48,7 @@ impl IntegerBlock for IQ2_XS {
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
         let block = &span[0];
         let d = s.mul(s.splat_f16(block.d), s.splat(1.0 / 8.0));
-        Scales::new(s.mul(d, s.widen_i8(bits::odd_nibbles(block.scales))))
+        Scales::new(s.mul(d, s.floats_i8(bits::odd_nibbles(block.scales))))
     }
 
     #[inline(always)]

@@ -74,8 +74,8 @@ impl IntegerBlock for Q2_K {
         let scales = u128::from_le_bytes(block.scales);
         let nibbles = |x: u128| (x & u128::from_le_bytes([15; 16])).to_le_bytes();
         Scales {
-            scale: s.mul(s.splat_f16(block.d), s.widen_i8(nibbles(scales))),
-            min: s.mul(s.splat_f16(block.dmin), s.widen_i8(nibbles(scales >> 4))),
+            scale: s.mul(s.splat_f16(block.d), s.floats_i8(nibbles(scales))),
+            min: s.mul(s.splat_f16(block.dmin), s.floats_i8(nibbles(scales >> 4))),
         }
     }
 

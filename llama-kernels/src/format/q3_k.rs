@@ -77,7 +77,7 @@ impl IntegerBlock for Q3_K {
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
         let block = &span[0];
-        Scales::new(s.mul(s.splat_f16(block.d), s.widen_i8(block.scales())))
+        Scales::new(s.mul(s.splat_f16(block.d), s.floats_i8(block.scales())))
     }
 
     #[inline(always)]

@@ -1,162 +1,327 @@
 //! Causal attention with an online softmax: `out = softmax(q K^T) V`, never holding a row of scores.
 //!
-//! Query rows that share a KV head (the heads of its group, for one or several tokens) go through
-//! its cache together: each key and value is read and widened once for [`ROWS`] of them. Positions are
-//! taken in tiles of [`TILE`]; a row carries its running maximum `m`, the sum of its weights `l` and
-//! the weighted sum of values, rescaled when the maximum grows.
+//! Query rows that share a KV head (the heads of its group, for one or several tokens) go through its
+//! cache together, in tiles of [`TILE`] positions:
+//!
+//! ```text
+//! for each tile:
+//!   widen its keys to floats: [16 positions][feature]
+//!   scores[row][position] = q[row] . keys        for the rows that see any of it
+//!   weights = exp(scores - m)                    m: the row's running maximum
+//!   widen its values: [16 features][position]
+//!   sum[row][feature] = sum * e^(old m - m) + weights[row] . values
+//! ```
+//!
+//! Both products are the same small matrix product, of rows by registers: a block of accumulators, one
+//! operand broadcast, the other read from end to end, no horizontal sums. The cache's type is nobody's
+//! business but [`cache`](super::cache)'s, which widens, so no kernel is compiled for a pair of types. A
+//! single row (a generated token where no heads share keys) uses each register as it is widened; through
+//! the tiles it was a fifth slower, because they push each other out of the first-level cache.
+//!
+//! Tiles of `[feature][64 positions]`, read at a stride of 256 bytes, lost to whole panels of sixteen
+//! positions for the same reason.
 //!
 //! A call covers one *chunk* of positions and yields an unfinished [record](lines) for each row;
-//! records are [merged](Merge) in the order of their chunks. Chunks lie at fixed places whatever the
-//! number of tokens or threads, so a row's result does not depend on either.
+//! records are [merged](Merge) in the order of their chunks. Chunks and tiles lie at fixed places whatever
+//! the number of tokens or threads, and each number of a row is one sum in one order whatever rows it is
+//! computed with, so a row's result depends on neither.
 
-use crate::format::FloatBlock;
+use super::cache;
+use crate::buffer::Buffer;
+use crate::kv::KvShape;
 use crate::simd::{Kernel, LANES, Simd, exp::exp};
+use std::array::from_fn;
 use std::ops::Range;
 
 /// Positions in a chunk.
 pub(crate) const CHUNK: usize = 512;
 /// Positions in a tile.
 const TILE: usize = 64;
-/// Query rows that share the widening of a key.
-const ROWS: usize = 4;
+/// Registers of a row of scores.
+const TILE_LINES: usize = TILE / LANES;
 
-/// Lines of a row's record: the weighted sum of values, then `[m, l, ..]`.
+/// Lines of a row's record: the weighted sum of values, the maximum `[m, ..]`, and the sum of weights
+/// in sixteen parts.
 pub(crate) fn lines(value_dim: usize) -> usize {
-    value_dim.div_ceil(LANES) + 1
+    value_dim.div_ceil(LANES) + 2
 }
 
-/// One KV head's cache: `[position][feature]`, rows padded with zeros to whole registers.
-pub(crate) struct KvHead<'a, B> {
-    /// Keys.
-    pub keys: &'a [B],
-    /// Values.
-    pub values: &'a [B],
-    /// Padded features of a key.
-    pub key_stride: usize,
-    /// Padded features of a value.
-    pub value_stride: usize,
+/// One KV head's cache, in blocks of sixteen positions.
+pub(crate) struct KvHead<'a> {
+    pub keys: &'a [u8],
+    pub values: &'a [u8],
+    pub shape: &'a KvShape,
+}
+
+/// A worker's tiles of keys, values and scores, and what each row's older sums are worth.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    keys: Buffer<[f32; LANES]>,
+    values: Buffer<[f32; LANES]>,
+    scores: Buffer<[f32; LANES]>,
+    factors: Buffer<f32>,
+}
+
+impl Scratch {
+    /// Bytes for so many rows.
+    pub(crate) fn size(rows: usize, shape: &KvShape) -> usize {
+        let (key, value) = (shape.key_type.padded(shape.key_dim), shape.value_type.padded(shape.value_dim));
+        4 * (TILE * (key + value) + rows * (TILE + 1))
+    }
 }
 
 /// Query rows against one chunk of positions.
-pub(crate) struct Attend<'a, B> {
-    /// The rows' queries, scaled by `1 / sqrt(d)` and padded: `rows x key_stride / 16`.
+pub(crate) struct Attend<'a> {
+    /// The rows' queries, scaled by `1 / sqrt(d)`, and padded as the keys are: `rows x lines of a key`.
     pub queries: &'a [[f32; LANES]],
-    /// How many positions from 0 each row sees.
+    /// How many positions from 0 each row sees, ascending.
     pub visible: &'a [usize],
-    pub cache: KvHead<'a, B>,
+    pub cache: KvHead<'a>,
     pub positions: Range<usize>,
     /// A record for each row.
     pub out: &'a mut [[f32; LANES]],
+    pub scratch: &'a mut Scratch,
 }
 
-impl<B: FloatBlock> Kernel for Attend<'_, B> {
+impl Kernel for Attend<'_> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let Attend { queries, visible, cache, positions, out } = self;
-        let (q_lines, record) = (cache.key_stride / LANES, lines(cache.value_stride));
+        let Attend { queries, visible, cache: KvHead { keys, values, shape }, positions, out, scratch } =
+            self;
+        let features = shape.key_type.padded(shape.key_dim);
+        let (stored, record) = (shape.value_type.padded(shape.value_dim) / LANES, lines(shape.value_dim));
+        let (rows, sums) = (visible.len(), record - 2);
         assert!(
-            queries.len() == visible.len() * q_lines && out.len() == visible.len() * record,
-            "one row a query"
+            queries.len() * LANES == rows * features && out.len() == rows * record,
+            "one query and one record a row"
         );
-        for line in out.iter_mut() {
-            *line = [0.0; LANES];
-        }
-        out.chunks_exact_mut(record).for_each(|r| r[record - 1][0] = f32::NEG_INFINITY);
-        let mut row = 0;
-        while row < visible.len() {
-            let n = if row + ROWS <= visible.len() { ROWS } else { 1 };
-            let queries = &queries[row * q_lines..(row + n) * q_lines];
-            let out = &mut out[row * record..(row + n) * record];
-            let visible = &visible[row..row + n];
-            if n == ROWS {
-                rows::<S, B, ROWS>(s, queries, visible, &cache, positions.clone(), out);
-            } else {
-                rows::<S, B, 1>(s, queries, visible, &cache, positions.clone(), out);
+        assert!(positions.start.is_multiple_of(TILE), "tiles lie at fixed places");
+        let key_tile = scratch.keys.room(features * TILE_LINES);
+        let value_tile = scratch.values.room(TILE * stored);
+        let (scores, factors) = (scratch.scores.room(rows * TILE_LINES), scratch.factors.room(rows));
+        out.fill([0.0; LANES]);
+        out.chunks_exact_mut(record).for_each(|r| r[sums] = [f32::NEG_INFINITY; LANES]);
+        let key_blocks = || keys.chunks_exact(shape.key_block());
+        let value_blocks = || values.chunks_exact(shape.value_block());
+
+        for start in positions.clone().step_by(TILE) {
+            let first = visible.partition_point(|&n| n <= start); // of the rows that see any of the tile
+            let Some(last) = visible[first..].last() else { break };
+            let n = (last - start).min(positions.end - start).min(TILE);
+            let (blocks, out) = (n.div_ceil(LANES), &mut out[first * record..]);
+            let first_block = start / LANES;
+            if rows == 1 {
+                let scores = &mut scores[..blocks];
+                single(s, KvHead { keys, values, shape }, start..start + n, queries, scores, out);
+                continue;
             }
-            row += n;
+
+            let tiles = key_tile.chunks_exact_mut(features);
+            for (block, tile) in key_blocks().skip(first_block).take(blocks).zip(tiles) {
+                cache::widen_keys(s, shape.key_type, block, tile);
+            }
+            let product = Product {
+                a: queries[first * features / LANES..].as_flattened(),
+                b: key_tile,
+                depth: features,
+                stride: features,
+                a_stride: features,
+                // What lies beyond the blocks is masked, and whole tiles are faster where they fit.
+                lines: if S::REGISTERS >= 32 { TILE_LINES } else { blocks },
+                c_stride: TILE_LINES,
+            };
+            product.run::<S, false>(s, &mut scores[first * TILE_LINES..], &[]);
+
+            for row in first..rows {
+                let scores = &mut scores[row * TILE_LINES..][..blocks];
+                let seen = (visible[row] - start).min(n);
+                scores.as_flattened_mut()[seen..].fill(f32::NEG_INFINITY);
+                let state = &mut out[(row - first) * record + sums..][..2];
+                factors[row] = weigh(s, scores, state.try_into().expect("two lines"));
+            }
+
+            for (i, block) in value_blocks().skip(first_block).take(blocks).enumerate() {
+                let own = i * LANES..n.min((i + 1) * LANES);
+                cache::widen_values(s, shape.value_type, block, own, value_tile, TILE);
+            }
+            let product = Product {
+                a: scores[first * TILE_LINES..].as_flattened(),
+                b: value_tile,
+                depth: n,
+                stride: TILE,
+                a_stride: TILE,
+                lines: sums,
+                c_stride: record,
+            };
+            product.run::<S, true>(s, out, &factors[first..]);
         }
     }
 }
 
+/// A tile for a single row.
 #[inline(always)]
-fn rows<S: Simd, B: FloatBlock, const R: usize>(
+fn single<S: Simd>(
     s: S,
-    queries: &[[f32; LANES]],
-    visible: &[usize],
-    cache: &KvHead<'_, B>,
+    KvHead { keys, values, shape }: KvHead<'_>,
     positions: Range<usize>,
-    out: &mut [[f32; LANES]],
+    query: &[[f32; LANES]],
+    scores: &mut [[f32; LANES]],
+    record: &mut [[f32; LANES]],
 ) {
-    let q_lines = cache.key_stride / LANES;
-    let record = lines(cache.value_stride);
-    for start in positions.clone().step_by(TILE) {
-        let end = positions.end.min(start + TILE);
-        let seen: [usize; R] = std::array::from_fn(|r| visible[r].clamp(start, end) - start);
-        let n = seen.iter().copied().max().unwrap_or(0);
-        if n == 0 {
-            continue; // wholly masked
+    let first_block = positions.start / LANES;
+    for (block, scores) in keys.chunks_exact(shape.key_block()).skip(first_block).zip(scores.iter_mut()) {
+        s.store(cache::scores(s, shape.key_type, block, query.as_flattened()), scores);
+    }
+    scores.as_flattened_mut()[positions.len()..].fill(f32::NEG_INFINITY);
+    let (sums, state) = record.split_at_mut(record.len() - 2);
+    let factor = weigh(s, scores, state.try_into().expect("two lines"));
+    for sum in sums.iter_mut() {
+        s.store(s.mul(s.load(sum), s.splat(factor)), sum);
+    }
+    let weights = scores.as_flattened()[..positions.len()].chunks(LANES);
+    for (block, weights) in values.chunks_exact(shape.value_block()).skip(first_block).zip(weights) {
+        cache::add_values(s, shape.value_type, block, weights, sums);
+    }
+}
+
+/// Rows times a tile: `c[row][line] = factor[row] * c[row][line] + sum over k of a[row][k] * b[line][k]`,
+/// or without the old `c`, `k` ascending.
+struct Product<'a> {
+    /// As many rows as fit it.
+    a: &'a [f32],
+    a_stride: usize,
+    /// For each line `stride` registers, of which `depth` are read.
+    b: &'a [[f32; LANES]],
+    stride: usize,
+    depth: usize,
+    /// Lines of `c` that are wanted.
+    lines: usize,
+    c_stride: usize,
+}
+
+impl Product<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const ADD: bool>(&self, s: S, c: &mut [[f32; LANES]], factors: &[f32]) {
+        // The accumulators, and beside them the operands.
+        if S::REGISTERS >= 32 {
+            self.blocks::<S, 4, 4, ADD>(s, c, factors);
+        } else if S::REGISTERS >= 8 {
+            self.blocks::<S, 6, 1, ADD>(s, c, factors);
+        } else {
+            self.blocks::<S, 2, 1, ADD>(s, c, factors);
         }
-        let mut scores = [[f32::NEG_INFINITY; TILE]; R];
-        let keys = &cache.keys[start * cache.key_stride..(start + n) * cache.key_stride];
-        for (p, key) in keys.chunks_exact(cache.key_stride).enumerate() {
-            let mut acc = [s.splat(0.0); R];
-            for (i, key) in key.as_chunks::<LANES>().0.iter().enumerate() {
-                let key = B::widen(s, key);
-                for r in 0..R {
-                    acc[r] = s.fma(s.load(&queries[r * q_lines + i]), key, acc[r]);
+    }
+
+    /// In blocks of `R` rows by `C` lines, and what that leaves over in smaller ones.
+    #[inline(always)]
+    fn blocks<S: Simd, const R: usize, const C: usize, const ADD: bool>(
+        &self,
+        s: S,
+        c: &mut [[f32; LANES]],
+        factors: &[f32],
+    ) {
+        let rows = self.a.len() / self.a_stride;
+        let whole = rows - rows % R;
+        self.part::<S, R, C, ADD>(s, 0..whole, c, factors);
+        self.part::<S, 1, 4, ADD>(s, whole..rows, c, factors);
+    }
+
+    #[inline(always)]
+    fn part<S: Simd, const R: usize, const C: usize, const ADD: bool>(
+        &self,
+        s: S,
+        rows: Range<usize>,
+        c: &mut [[f32; LANES]],
+        factors: &[f32],
+    ) {
+        let mut line = 0;
+        while line < self.lines {
+            let wide = line + C <= self.lines;
+            for row in rows.clone().step_by(R) {
+                if wide {
+                    self.block::<S, R, C, ADD>(s, row, line, c, factors);
+                } else {
+                    self.block::<S, R, 1, ADD>(s, row, line, c, factors);
                 }
+            }
+            line += if wide { C } else { 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn block<S: Simd, const R: usize, const C: usize, const ADD: bool>(
+        &self,
+        s: S,
+        row: usize,
+        line: usize,
+        c: &mut [[f32; LANES]],
+        factors: &[f32],
+    ) {
+        let mut acc = [[s.splat(0.0); C]; R];
+        if ADD {
+            for r in 0..R {
+                let c = &c[(row + r) * self.c_stride + line..][..C];
+                for j in 0..C {
+                    acc[r][j] = s.mul(s.load(&c[j]), s.splat(factors[row + r]));
+                }
+            }
+        }
+        let a: [&[f32]; R] = from_fn(|r| &self.a[(row + r) * self.a_stride..][..self.depth]);
+        let b: [&[[f32; LANES]]; C] = from_fn(|j| &self.b[(line + j) * self.stride..][..self.depth]);
+        for k in 0..self.depth {
+            let mut v = [s.splat(0.0); C];
+            for j in 0..C {
+                v[j] = s.load(&b[j][k]);
             }
             for r in 0..R {
-                if p < seen[r] {
-                    scores[r][p] = s.sum(acc[r]);
+                let x = s.splat(a[r][k]);
+                for j in 0..C {
+                    acc[r][j] = s.fma(x, v[j], acc[r][j]);
                 }
             }
         }
-        let mut rescale = [1.0; R];
         for r in 0..R {
-            if seen[r] > 0 {
-                rescale[r] = weigh(s, &mut scores[r], &mut out[(r + 1) * record - 1]);
-            } else {
-                scores[r] = [0.0; TILE];
-            }
-        }
-        let values = &cache.values[start * cache.value_stride..(start + n) * cache.value_stride];
-        for i in 0..record - 1 {
-            let mut acc = [s.splat(0.0); R];
-            for r in 0..R {
-                acc[r] = s.mul(s.load(&out[r * record + i]), s.splat(rescale[r]));
-            }
-            for (p, value) in values.chunks_exact(cache.value_stride).enumerate() {
-                let value = B::widen(s, &value.as_chunks::<LANES>().0[i]);
-                for r in 0..R {
-                    acc[r] = s.fma(s.splat(scores[r][p]), value, acc[r]);
-                }
-            }
-            for r in 0..R {
-                s.store(acc[r], &mut out[r * record + i]);
+            let c = &mut c[(row + r) * self.c_stride + line..][..C];
+            for j in 0..C {
+                s.store(acc[r][j], &mut c[j]);
             }
         }
     }
 }
 
 /// Turns a tile's scores into weights relative to the running maximum, which it updates with the
-/// running sum in `[m, l, ..]`. Yields the factor that brings older sums to the new maximum.
+/// running sums. Yields the factor that brings older sums to the new maximum.
 #[inline(always)]
-fn weigh<S: Simd>(s: S, scores: &mut [f32; TILE], running: &mut [f32; LANES]) -> f32 {
-    let (lanes, _) = scores.as_chunks_mut::<LANES>();
-    let largest = lanes.iter().fold(s.splat(f32::NEG_INFINITY), |m, x| s.max(m, s.load(x)));
-    let [m, l, ..] = running;
+fn weigh<S: Simd>(s: S, scores: &mut [[f32; LANES]], state: &mut [[f32; LANES]; 2]) -> f32 {
+    let mut largest = s.splat(f32::NEG_INFINITY);
+    for x in scores.iter() {
+        largest = s.max(s.load(x), largest);
+    }
+    let [[m, ..], sum] = state;
     let new = m.max(s.max_lane(largest));
-    let rescale = if *m == f32::NEG_INFINITY { 0.0 } else { (*m - new).exp() };
-    let mut sum = s.splat(0.0);
-    for x in lanes {
+    let factor = rescale(*m, new);
+    let mut total = s.mul(s.load(sum), s.splat(factor));
+    for x in scores {
         let weights = exp(s, s.sub(s.load(x), s.splat(new)));
-        sum = s.add(sum, weights);
+        total = s.add(total, weights);
         s.store(weights, x);
     }
-    (*m, *l) = (new, *l * rescale + s.sum(sum));
-    rescale
+    s.store(total, sum);
+    *m = new;
+    factor
+}
+
+/// What sums relative to the maximum `m` are worth relative to a new one.
+#[inline(always)]
+fn rescale(m: f32, new: f32) -> f32 {
+    if m == new {
+        1.0
+    } else if m == f32::NEG_INFINITY {
+        0.0
+    } else {
+        (m - new).exp()
+    }
 }
 
 /// Adds a later chunk's record to a row's running one.
@@ -170,28 +335,26 @@ impl Kernel for Merge<'_> {
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         let Merge { total, part } = self;
-        let (Some((total_run, total)), Some((part_run, part))) = (total.split_last_mut(), part.split_last())
-        else {
-            return;
-        };
-        let ([m, l, ..], &[part_m, part_l, ..]) = (total_run, part_run);
-        if part_l == 0.0 {
+        assert!(total.len() == part.len() && total.len() >= 2, "records of the same row");
+        let (sums, maximum) = (total.len() - 1, total.len() - 2);
+        let (m, part_m) = (total[maximum][0], part[maximum][0]);
+        if part_m == f32::NEG_INFINITY {
             return; // the chunk was masked
         }
         let new = m.max(part_m);
-        let factor = |m: f32| if m == f32::NEG_INFINITY { 0.0 } else { (m - new).exp() };
-        let (a, b) = (factor(*m), factor(part_m));
-        (*m, *l) = (new, *l * a + part_l * b);
-        for (total, part) in total.iter_mut().zip(part) {
-            s.store(s.fma(s.load(part), s.splat(b), s.mul(s.load(total), s.splat(a))), total);
+        let (a, b) = (rescale(m, new), rescale(part_m, new));
+        for i in (0..=sums).filter(|i| *i != maximum) {
+            let sum = s.fma(s.load(&part[i]), s.splat(b), s.mul(s.load(&total[i]), s.splat(a)));
+            s.store(sum, &mut total[i]);
         }
+        total[maximum][0] = new;
     }
 }
 
-/// Writes a finished record's `values / l` to `out`.
+/// Writes a finished record's `values / sum of weights` to `out`.
 pub(crate) fn finish(record: &[[f32; LANES]], out: &mut [f32]) {
-    let Some(([_, l, ..], values)) = record.split_last() else { return };
-    let inverse = 1.0 / l;
+    let Some((sums, values)) = record.split_last() else { return };
+    let inverse = 1.0 / sums.iter().sum::<f32>();
     for (out, v) in out.iter_mut().zip(values.as_flattened()) {
         *out = v * inverse;
     }

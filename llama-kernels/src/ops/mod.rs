@@ -1,9 +1,11 @@
 //! Serial kernels: pure functions of read-only views, generic over the instruction set.
 
 pub(crate) mod attention;
+pub(crate) mod cache;
 pub(crate) mod gemm;
 pub(crate) mod gemv;
 pub(crate) mod pack;
+pub(crate) mod push;
 pub(crate) mod quantize;
 pub(crate) mod rmsnorm;
 pub(crate) mod rope;

@@ -393,13 +393,6 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn widen_i8(self, x: [u8; 16]) -> Self::F {
-        avx2! {
-            let x = _mm_loadu_si128(x.as_ptr().cast());
-            self.widen(x, _mm_unpackhi_epi64(x, x))
-        }
-    }
-    #[inline(always)]
     fn pairs_i8(self, x: u64) -> Self::F {
         avx2! {
             let x = _mm_cvtsi64_si128(x.cast_signed());
@@ -462,5 +455,13 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
             }
         }
         acc
+    }
+
+    const REGISTERS: usize = 8;
+
+    #[inline(always)]
+    fn widen_i8(self, x: &[u8; LANES]) -> Self::I {
+        let p = x.as_ptr();
+        each!(p in [p, p.wrapping_add(8)] => _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
     }
 }

@@ -415,10 +415,6 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     }
 
     #[inline(always)]
-    fn widen_i8(self, x: [u8; 16]) -> Self::F {
-        avx512! { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
-    }
-    #[inline(always)]
     fn pairs_i8(self, x: u64) -> Self::F {
         avx512! {
             let x = _mm_cvtsi64_si128(x.cast_signed());
@@ -476,6 +472,13 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             }
         }
         acc
+    }
+
+    const REGISTERS: usize = 32;
+
+    #[inline(always)]
+    fn widen_i8(self, x: &[u8; LANES]) -> Self::I {
+        avx512! { _mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast())) }
     }
 }
 

@@ -230,7 +230,10 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     // The scales of a span, a lane for each 16 weights.
 
     /// Sixteen signed bytes as floats.
-    fn widen_i8(self, x: [u8; 16]) -> Self::F;
+    #[inline(always)]
+    fn floats_i8(self, x: [u8; 16]) -> Self::F {
+        self.to_f32(self.widen_i8(&x))
+    }
     /// Eight signed bytes as floats, each twice.
     fn pairs_i8(self, x: u64) -> Self::F;
     /// Eight half-precision numbers, each twice.
@@ -289,6 +292,14 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
 
     /// The engine for float formats.
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>);
+
+    // What attention asks for.
+
+    /// How many [`F`](Self::F) the registers hold.
+    const REGISTERS: usize;
+
+    /// Sixteen signed bytes as 32-bit lanes.
+    fn widen_i8(self, x: &[u8; LANES]) -> Self::I;
 }
 
 #[cfg(test)]

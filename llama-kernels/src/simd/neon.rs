@@ -389,10 +389,6 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     }
 
     #[inline(always)]
-    fn widen_i8(self, x: [u8; 16]) -> Self::F {
-        neon! { widen_i8(vreinterpretq_s8_u8(vld1q_u8(x.as_ptr()))) }
-    }
-    #[inline(always)]
     fn pairs_i8(self, x: u64) -> Self::F {
         neon! {
             let x = vcreate_s8(x);
@@ -445,6 +441,22 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
             BASE => self.panel_base::<L, QUADS, MT>(w, x),
             DOTPROD => self.panel_dotprod(w, x),
             _ => self.panel_i8mm(w, x),
+        }
+    }
+
+    const REGISTERS: usize = 8;
+
+    #[inline(always)]
+    fn widen_i8(self, x: &[u8; LANES]) -> Self::I {
+        neon! {
+            let x = vld1q_s8(x.as_ptr().cast());
+            let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+            [
+                vmovl_s16(vget_low_s16(low)),
+                vmovl_high_s16(low),
+                vmovl_s16(vget_low_s16(high)),
+                vmovl_high_s16(high),
+            ]
         }
     }
 }

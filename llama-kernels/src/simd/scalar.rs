@@ -266,10 +266,6 @@ unsafe impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn widen_i8(self, x: [u8; 16]) -> Self::F {
-        x.map(|x| f32::from(x as i8))
-    }
-    #[inline(always)]
     fn pairs_i8(self, x: u64) -> Self::F {
         from_fn(|i| f32::from(x.to_le_bytes()[i / 2] as i8))
     }
@@ -284,5 +280,12 @@ unsafe impl Simd for Scalar {
     #[inline(always)]
     fn quarter<const I: usize>(self, a: Self::F) -> Self::F {
         from_fn(|i| a[4 * I + i / 4])
+    }
+
+    const REGISTERS: usize = 4;
+
+    #[inline(always)]
+    fn widen_i8(self, x: &[u8; LANES]) -> Self::I {
+        x.map(|x| i32::from(x as i8))
     }
 }

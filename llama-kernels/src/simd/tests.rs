@@ -117,7 +117,7 @@ impl Kernel for All {
                         .expect("eight words"),
                 )),
             ),
-            ("widen_i8", float(s.widen_i8(quarter[1]))),
+            ("widen_i8", int(s.widen_i8(&quarter[1]))),
             ("pairs_i8", float(s.pairs_i8(bits))),
             ("pairs_f16", float(s.pairs_f16(from_fn(|i| [halves[2 * i], halves[2 * i + 1]])))),
             ("splat_f16", float(s.splat_f16([halves[0], halves[1]]))),
