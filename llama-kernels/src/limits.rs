@@ -62,13 +62,7 @@ pub fn copy(bytes: usize, threads: usize) -> f64 {
 /// Operations per second, a multiplication and an addition being two, of an ISA's integer dot products on
 /// operands in the first-level cache; `None` if this CPU does not have the ISA.
 pub fn integer_peak(isa: &str, threads: usize, time: Duration) -> Option<f64> {
-    // The tile that fits the registers best counts.
-    let peaks = [
-        peak(isa, threads, time / 3, |rounds| Integers::<3> { rounds })?,
-        peak(isa, threads, time / 3, |rounds| Integers::<6> { rounds })?,
-        peak(isa, threads, time / 3, |rounds| Integers::<12> { rounds })?,
-    ];
-    peaks.into_iter().reduce(f64::max)
+    peak(isa, threads, time, |rounds| Integers { rounds })
 }
 
 /// Operations per second of an ISA's fused multiply-adds in registers; `None` if this CPU does not have
@@ -202,30 +196,36 @@ impl Kernel for Read<'_> {
 /// Groups of four columns that share a scale.
 const QUADS: usize = 8;
 
-/// Dot products of 4-bit weights of sixteen rows with the bytes of `MT` tokens.
-struct Integers<const MT: usize> {
+/// Dot products of 4-bit weights of sixteen rows with the bytes of a tile of tokens.
+struct Integers {
     rounds: usize,
 }
 
-impl<const MT: usize> Kernel for Integers<MT> {
+impl Kernel for Integers {
     type Out = f64;
     #[inline(always)]
     fn call<S: Simd>(self, s: S) -> f64 {
-        let (w, x) = ([[7; STRIPE]; QUADS], [[0x0102_0304; MT]; QUADS]);
-        let mut total = [s.splat_i32(0); MT];
-        for _ in 0..self.rounds {
-            let dots = s.dot_panel::<Lane<4, false, false>, QUADS, MT>(black_box(&w), black_box(&x));
-            for (total, dot) in total.iter_mut().zip(dots) {
-                *total = s.add_i32(*total, dot);
-            }
-        }
-        let mut out = [0; LANES];
-        for total in total {
-            s.store_i32(total, &mut out);
-            black_box(&out);
-        }
-        (2 * self.rounds * QUADS * STRIPE * MT) as f64
+        (2 * self.rounds * s.multiply_bytes(self.rounds)) as f64
     }
+}
+
+/// [`Simd::multiply_bytes`] for tiles of `MT` tokens.
+#[inline(always)]
+pub(crate) fn multiply_bytes<S: Simd, const MT: usize>(s: S, rounds: usize) -> usize {
+    let (w, x) = ([[7; STRIPE]; QUADS], [[0x0102_0304; MT]; QUADS]);
+    let mut total = [s.splat_i32(0); MT];
+    for _ in 0..rounds {
+        let dots = s.dot_panel::<Lane<4, false, false>, QUADS, MT>(black_box(&w), black_box(&x));
+        for (total, dot) in total.iter_mut().zip(dots) {
+            *total = s.add_i32(*total, dot);
+        }
+    }
+    let mut out = [0; LANES];
+    for total in total {
+        s.store_i32(total, &mut out);
+        black_box(&out);
+    }
+    QUADS * STRIPE * MT
 }
 
 /// Chains of multiply-adds, `N` of sixteen lanes each.

@@ -4,6 +4,7 @@
 use super::{Kernel, LANES, Need, STRIPE, Simd, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::limits;
 use crate::ops::gemm;
 use core::arch::x86_64::*;
 
@@ -117,6 +118,10 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe { if VNNI { vnni(self, kernel) } else { plain(self, kernel) } }
     }
 
+    #[inline(always)]
+    fn multiply_bytes(self, rounds: usize) -> usize {
+        limits::multiply_bytes::<Self, 3>(self, rounds)
+    }
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
         gemm::integer::<Self, B, 3>(self, job);

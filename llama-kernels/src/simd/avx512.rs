@@ -15,6 +15,7 @@ mod bf16;
 use super::{Kernel, LANES, Need, STRIPE, Simd, amx, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::limits;
 use crate::ops::gemm;
 use core::arch::x86_64::*;
 
@@ -138,6 +139,10 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         }
     }
 
+    #[inline(always)]
+    fn multiply_bytes(self, rounds: usize) -> usize {
+        limits::multiply_bytes::<Self, TILE>(self, rounds)
+    }
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
         if LEVEL == AMX {

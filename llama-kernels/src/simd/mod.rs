@@ -278,6 +278,10 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// How the engines of this ISA want a batch's activations: tiles of as many tokens as the registers hold.
     const LAYOUT: Layout;
 
+    /// Multiplies bytes that lie in the first-level cache, as the integer engine does, `rounds` times, and
+    /// returns how many multiplications a round has.
+    fn multiply_bytes(self, rounds: usize) -> usize;
+
     /// Multiplies matrix tiles that lie in the first-level cache `rounds` times, and returns how many
     /// multiplications a round has: none where the ISA has no tiles.
     #[inline(always)]

@@ -8,6 +8,7 @@
 use super::{Kernel, LANES, Need, STRIPE, Simd, needs};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::limits;
 use crate::ops::gemm;
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -151,6 +152,10 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
         }
     }
 
+    #[inline(always)]
+    fn multiply_bytes(self, rounds: usize) -> usize {
+        limits::multiply_bytes::<Self, TILE>(self, rounds)
+    }
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
         gemm::integer::<Self, B, TILE>(self, job);

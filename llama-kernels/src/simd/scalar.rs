@@ -3,6 +3,7 @@
 use super::{Kernel, LANES, Need, STRIPE, Simd};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock};
+use crate::limits;
 use crate::ops::gemm;
 use half::{bf16, f16};
 use std::array::from_fn;
@@ -49,6 +50,9 @@ unsafe impl Simd for Scalar {
         kernel.call(self)
     }
 
+    fn multiply_bytes(self, rounds: usize) -> usize {
+        limits::multiply_bytes::<Self, 4>(self, rounds)
+    }
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
         gemm::integer::<Self, B, 4>(self, job);
     }
