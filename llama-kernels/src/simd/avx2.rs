@@ -419,7 +419,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
             } else {
                 (_mm256_setr_epi32(4, 4, 4, 4, 5, 5, 5, 5), _mm256_setr_epi32(6, 6, 6, 6, 7, 7, 7, 7))
             };
-            [_mm256_permutevar8x32_ps(a[I / 2], low), _mm256_permutevar8x32_ps(a[I / 2], high)]
+            [x86::permute(a[I / 2], low), x86::permute(a[I / 2], high)]
         }
     }
 

@@ -1,4 +1,5 @@
-//! What AVX2 and AVX-512 share: lookups in tables that fit no register.
+//! Instructions that the compiler would replace by slower ones: lookups in tables that fit no register, and
+//! a permutation.
 //!
 //! The compiler turns several loads from one table into a gather, which current CPUs run as slow microcode
 //! (a patch against data sampling): 27 ns instead of 9 for 256 weights of NVFP4. Inline assembly keeps them
@@ -33,6 +34,20 @@ pub(super) fn quads<const N: usize>(table: &[u32; N], [i, j, k, l]: [usize; 4]) 
              x = out(xmm_reg) out, t = in(reg) table, i = in(reg) i & (N - 1), j = in(reg) j & (N - 1),
              k = in(reg) k & (N - 1), l = in(reg) l & (N - 1),
              options(pure, readonly, nostack, preserves_flags));
+    }
+    out
+}
+
+/// Any eight of eight lanes. A `_mm256_permutevar8x32_ps` with known indices becomes two shuffles, so as to
+/// load no constant, and shuffles are what AVX2's kernels have most of.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) fn permute(a: __m256, index: __m256i) -> __m256 {
+    let out;
+    // SAFETY: reads and writes registers only.
+    unsafe {
+        asm!("vpermps {out}, {index}, {a}", out = lateout(ymm_reg) out, index = in(ymm_reg) index,
+             a = in(ymm_reg) a, options(pure, nomem, nostack, preserves_flags));
     }
     out
 }
