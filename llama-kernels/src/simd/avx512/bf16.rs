@@ -66,8 +66,8 @@ fn tile(s: Avx512<BF16>, panel: &[[u8; STRIPE]], x: &[i32], c: &mut [[f32; LANES
         for t in 0..TILE {
             // SAFETY: the value of `s` proves AVX512-BF16; the types are of the same bits.
             acc[t] = unsafe {
-                let (w, x) = (transmute::<__m512i, __m512bh>(w), transmute(s.splat_i32(x[t])));
-                _mm512_dpbf16_ps(acc[t], w, x)
+                let w = transmute::<__m512i, __m512bh>(w);
+                _mm512_dpbf16_ps(acc[t], w, transmute::<__m512i, __m512bh>(s.splat_i32(x[t])))
             };
         }
     }
