@@ -2,13 +2,17 @@
 //! [`BF16`] on the conversions to bfloat16 and its dot products (AMD since Zen 4, some servers since 2020),
 //! and at [`AMX`] the matrix tiles (servers since 2023).
 //!
-//! [`BF16`] differs from [`VNNI`] in prompts of bfloat16 weights (`avx512/bf16.rs`). AMD runs `vdpbf16ps` at the
-//! rate of a multiply-add, of which it does twice the work; Intel runs it as several operations, more
-//! slowly than the multiply-adds that it saves. So it is chosen by itself on AMD only.
+//! [`BF16`] differs from [`VNNI`] in prompts of bfloat16 weights (`avx512/bf16.rs`). By published timings (there
+//! was no such CPU to measure on), AMD runs `vdpbf16ps` at the rate of a multiply-add, of which it does twice
+//! the work, and Intel more slowly than the multiply-adds that it saves. So it is chosen by itself on AMD only.
 //!
 //! `vpdpbusd` multiplies unsigned by signed bytes only, and there is no `vpsignb` here to move a sign
 //! over: signed weights have 128 added ([`Simd::SIGNED_ZERO`]), and the drivers subtract `128 * sum(x)`
 //! through the sums that they have anyway.
+//!
+//! VBMI was looked at and left out: no codebook has more entries than `vpshufb` looks up (16) and fewer than a
+//! grid's 256, which `vpermb` could not hold. `vpmultishiftqb` would shift and gather the high bits of Q5_K and
+//! Q6_K in one instruction instead of one or two, of about seven for 64 weights that wait for memory anyway.
 
 mod bf16;
 

@@ -62,12 +62,13 @@ fn tile(s: Avx512<BF16>, panel: &[[u8; STRIPE]], x: &[i32], c: &mut [[f32; LANES
         *acc = s.load(c);
     }
     for (w, x) in panel.iter().zip(x.as_chunks::<TILE>().0) {
-        // SAFETY: 64 bytes are read, and any bits are numbers. (Transmuted, they would go over the stack.)
-        let w = unsafe { w.as_ptr().cast::<__m512bh>().read_unaligned() };
+        let w = s.load_bytes(w);
         for t in 0..TILE {
             // SAFETY: the value of `s` proves AVX512-BF16; the types are of the same bits.
-            acc[t] =
-                unsafe { _mm512_dpbf16_ps(acc[t], w, transmute::<__m512i, __m512bh>(s.splat_i32(x[t]))) };
+            acc[t] = unsafe {
+                let w = transmute::<__m512i, __m512bh>(w);
+                _mm512_dpbf16_ps(acc[t], w, transmute::<__m512i, __m512bh>(s.splat_i32(x[t])))
+            };
         }
     }
     for t in 0..TILE {
