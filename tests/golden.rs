@@ -22,6 +22,22 @@ fn story(model: &Model, options: Options) -> String {
     session.generate(&mut sampler).take(200).collect::<Result<_, _>>().unwrap()
 }
 
+/// The shortest test of this promise, for CPUs that are emulated.
+#[test]
+fn every_instruction_set_tells_the_story() {
+    let (Some(expected), Some(path)) =
+        (data("stories260K.expected_greedy_200.txt"), data("stories260K.gguf"))
+    else {
+        return;
+    };
+    let (expected, model) = (std::fs::read_to_string(expected).unwrap(), Model::read(path).unwrap());
+    for isa in llama_kernels::available() {
+        let options = CpuOptions { threads: Some(2), isa: Some(isa.to_owned()) };
+        let cpu = Arc::new(Cpu::new(&options).unwrap());
+        assert_eq!(story(&model, Options::default().cpu(cpu)), expected, "{isa}");
+    }
+}
+
 #[test]
 fn stories260k_tells_its_story() {
     let Some(expected) = data("stories260K.expected_greedy_200.txt") else { return };
