@@ -56,8 +56,9 @@ impl Layout {
     /// Rows of weights that an engine takes at once: what it unpacks stays in the caches with what it reads.
     pub(crate) fn rows(self) -> usize {
         match self {
-            Layout::Rows | Layout::Tiles(_) => LANES,
-            Layout::Pairs => 8 * LANES,
+            Layout::Tiles(_) => LANES,
+            // Gate and up take turns: each is to be read in long runs.
+            Layout::Rows | Layout::Pairs => 8 * LANES,
         }
     }
 
@@ -106,13 +107,19 @@ pub struct Acts {
 /// 256 columns of one token's quantized activations. What lies beyond the last column is zero.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(crate) struct Span {
-    /// The bytes, a stripe at a time.
-    pub bytes: [[u8; STRIPE]; SPAN / STRIPE],
+pub struct Span {
+    /// The bytes in the order of the row, a stripe at a time.
+    pub row: [[u8; STRIPE]; SPAN / STRIPE],
+    /// The bytes of each 128 columns regrouped: of each 32 the first halves, then the second ones.
+    pub grouped: [[u8; STRIPE]; SPAN / STRIPE],
     /// The scale of each 16 columns.
-    pub scales: [f32; LANES],
+    pub scales16: [f32; LANES],
     /// The sum of each 16 columns: the scale times the sum of the bytes.
-    pub totals: [f32; LANES],
+    pub totals16: [f32; LANES],
+    /// The scale of each 32 columns.
+    pub scales32: [f32; LANES / 2],
+    /// The sum of each 32 columns.
+    pub totals32: [f32; LANES / 2],
 }
 
 // SAFETY: arrays of numbers: all zeros are valid.

@@ -123,8 +123,10 @@ impl<S: Simd> Backend for S {
         with_block!(w.format(),
             float B => {
                 if acts.layout == Layout::Rows {
-                    for (x, out) in x.chunks_exact(w.cols().max(1)).zip(out) {
-                        self.run(gemv::Float::<B> { w, rows: rows.clone(), x, out, block: PhantomData });
+                    for (rows, out) in panels(rows, out, acts.tokens) {
+                        for (x, out) in x.chunks_exact(w.cols().max(1)).zip(out) {
+                            self.run(gemv::Float::<B> { w, rows: rows.clone(), x, out, block: PhantomData });
+                        }
                     }
                 } else {
                     self.run(GemmFloat::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
@@ -132,14 +134,8 @@ impl<S: Simd> Backend for S {
             },
             integer B => {
                 if acts.layout == Layout::Rows {
-                    let mut token = 0;
-                    while let Some(step) = [4, 2, 1].into_iter().find(|step| token + step <= acts.tokens) {
-                        match step {
-                            4 => integer_rows::<S, B, 4>(*self, w, rows.clone(), acts, token, out),
-                            2 => integer_rows::<S, B, 2>(*self, w, rows.clone(), acts, token, out),
-                            _ => integer_rows::<S, B, 1>(*self, w, rows.clone(), acts, token, out),
-                        }
-                        token += step;
+                    for (rows, out) in panels(rows, out, acts.tokens) {
+                        integer_rows::<S, B>(*self, w, rows, acts, out);
                     }
                 } else {
                     self.run(GemmInteger::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
@@ -177,8 +173,39 @@ impl<S: Simd> Backend for S {
     }
 }
 
+/// Sixteen rows at a time, and the part of the output that is theirs: a line for each token.
+fn panels(
+    rows: Range<usize>,
+    out: &mut [[f32; LANES]],
+    tokens: usize,
+) -> impl Iterator<Item = (Range<usize>, &mut [[f32; LANES]])> {
+    let firsts = rows.clone().step_by(LANES);
+    firsts
+        .zip(out.chunks_exact_mut(tokens.max(1)))
+        .map(move |(row, out)| (row..rows.end.min(row + LANES), out))
+}
+
+/// All tokens, four, two or one at a time.
+fn integer_rows<S: Simd, B: IntegerBlock>(
+    s: S,
+    w: Matrix<'_>,
+    rows: Range<usize>,
+    acts: &Acts,
+    out: &mut [[f32; LANES]],
+) {
+    let mut token = 0;
+    while let Some(step) = [4, 2, 1].into_iter().find(|step| token + step <= acts.tokens) {
+        match step {
+            4 => some_tokens::<S, B, 4>(s, w, rows.clone(), acts, token, out),
+            2 => some_tokens::<S, B, 2>(s, w, rows.clone(), acts, token, out),
+            _ => some_tokens::<S, B, 1>(s, w, rows.clone(), acts, token, out),
+        }
+        token += step;
+    }
+}
+
 /// `M` tokens from `token` on.
-fn integer_rows<S: Simd, B: IntegerBlock, const M: usize>(
+fn some_tokens<S: Simd, B: IntegerBlock, const M: usize>(
     s: S,
     w: Matrix<'_>,
     rows: Range<usize>,

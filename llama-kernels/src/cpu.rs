@@ -241,9 +241,9 @@ impl Ops<'_> {
         let acts = &mut shared.acts;
         self.prepare(acts, weights, x, cols, tokens);
         let _span = self.span(|| Work::matmul(weights, tokens, acts.layout));
-        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(weights, acts.layout));
+        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(weights, acts.layout, self.threads()));
         let padded = tokens.next_multiple_of(acts.layout.tile());
-        self.team.split(cut.pieces, &|worker, piece| {
+        self.team.split(cut.pieces(), &|worker, piece| {
             let Worker { panel, tile, .. } = &mut *lock(&self.cpu.workers[worker]);
             for (w, rows, column) in cut.blocks(weights, piece) {
                 let tile = grown(tile, padded * rows.len().div_ceil(LANES));
@@ -276,9 +276,9 @@ impl Ops<'_> {
         let acts = &mut shared.acts;
         self.prepare(acts, &[gate, up], x, cols, tokens);
         let _span = self.span(|| Work::swiglu(gate, up, tokens, acts.layout));
-        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(&[gate], acts.layout));
+        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(&[gate], acts.layout, self.threads()));
         let padded = tokens.next_multiple_of(acts.layout.tile());
-        self.team.split(cut.pieces, &|worker, piece| {
+        self.team.split(cut.pieces(), &|worker, piece| {
             let Worker { panel, tile, other, .. } = &mut *lock(&self.cpu.workers[worker]);
             for (_, rows, column) in cut.blocks(&[gate], piece) {
                 let lines = padded * rows.len().div_ceil(LANES);

@@ -51,21 +51,40 @@ impl Kernel for QuantizeRow<'_> {
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         for (x, span) in self.x.chunks(SPAN).zip(self.out) {
-            for i in 0..SPAN / STRIPE {
-                let mut padded = [0.0; STRIPE];
-                let x = if i < stripes(x.len()) { stripe_at(x, i, &mut padded) } else { &padded };
-                let q = stripe(s, x);
-                s.store_bytes(q.bytes, &mut span.bytes[i]);
-                let mut sums = [0; LANES];
-                s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut sums);
-                for (j, sums) in sums.as_chunks::<4>().0.iter().enumerate() {
-                    let scale = q.scale[j / 2];
-                    span.scales[4 * i + j] = scale;
-                    span.totals[4 * i + j] = scale * sums.iter().sum::<i32>() as f32;
+            for pair in 0..2 {
+                let mut stripes = [s.splat_i32(0); 2];
+                for (half, bytes) in stripes.iter_mut().enumerate() {
+                    *bytes = row_stripe(s, x, 2 * pair + half, span);
+                }
+                for (half, bytes) in s.regroup(stripes[0], stripes[1]).into_iter().enumerate() {
+                    s.store_bytes(bytes, &mut span.grouped[2 * pair + half]);
                 }
             }
         }
     }
+}
+
+/// The `i`th stripe of a span.
+#[inline(always)]
+fn row_stripe<S: Simd>(s: S, x: &[f32], i: usize, span: &mut Span) -> S::I {
+    let mut padded = [0.0; STRIPE];
+    let x = if i < stripes(x.len()) { stripe_at(x, i, &mut padded) } else { &padded };
+    let q = stripe(s, x);
+    s.store_bytes(q.bytes, &mut span.row[i]);
+    let mut sums = [0; LANES];
+    s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut sums);
+    let (sums, _) = sums.as_chunks::<8>();
+    for (g, sums) in sums.iter().enumerate() {
+        let (at, scale) = (2 * i + g, q.scale[g]);
+        let halves = [sums[..4].iter().sum::<i32>(), sums[4..].iter().sum()];
+        for (half, sum) in halves.into_iter().enumerate() {
+            span.scales16[2 * at + half] = scale;
+            span.totals16[2 * at + half] = scale * sum as f32;
+        }
+        span.scales32[at] = scale;
+        span.totals32[at] = scale * (halves[0] + halves[1]) as f32;
+    }
+    q.bytes
 }
 
 /// Quantizes up to `mt` tokens into one tile.
