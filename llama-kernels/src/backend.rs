@@ -3,8 +3,8 @@
 //! [`available`] is the only list of instruction sets. [`Backend`] has one implementation, for every
 //! [`Simd`]; it matches the format of a matrix once per call, outside of [`Simd::run`].
 
-use crate::acts::{Acts, Form, Layout, Span};
-use crate::format::{FloatBlock, Format, IntegerBlock, with_block};
+use crate::acts::{Acts, Form, Layout, Span16, Span32};
+use crate::format::{FloatBlock, Format, Grouping, IntegerBlock, Of, with_block};
 use crate::matrix::Matrix;
 use crate::ops::attention::{Attend, Merge};
 use crate::ops::pack::Panel;
@@ -33,8 +33,8 @@ pub(crate) trait Backend: Send + Sync {
     /// What products with matrices of this format read of a batch in this layout.
     fn form(&self, format: Format, layout: Layout) -> Form;
 
-    /// Quantizes one token's activations into the layout of rows.
-    fn quantize_row(&self, x: &[f32], out: &mut [Span]);
+    /// Quantizes a part of one token's activations into the layouts of rows that are not empty.
+    fn quantize_row(&self, x: &[f32], of16: &mut [Span16], of32: &mut [Span32]);
 
     /// Quantizes a tile of tokens, `x[token][cols]`, in the layout of many tokens.
     fn quantize_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
@@ -94,12 +94,16 @@ impl<S: Simd> Backend for S {
     fn form(&self, format: Format, layout: Layout) -> Form {
         with_block!(format,
             float B => if S::BF16 && B::BF16 && layout != Layout::Rows { Form::Pairs } else { Form::Floats },
-            integer B => if layout == Layout::Pairs { Form::Pairs } else { Form::Bytes }
+            integer B => match Of::<B>::LEN {
+                _ if layout == Layout::Pairs => Form::Pairs,
+                16 => Form::Bytes16,
+                _ => Form::Bytes32,
+            }
         )
     }
 
-    fn quantize_row(&self, x: &[f32], out: &mut [Span]) {
-        self.run(QuantizeRow { x, out });
+    fn quantize_row(&self, x: &[f32], of16: &mut [Span16], of32: &mut [Span32]) {
+        self.run(QuantizeRow { x, of16, of32 });
     }
 
     fn quantize_tile(&self, x: &[f32], cols: usize, out: &mut [i32]) {
@@ -214,7 +218,7 @@ fn some_tokens<S: Simd, B: IntegerBlock, const M: usize>(
     out: &mut [[f32; LANES]],
 ) {
     assert_eq!(w.cols(), acts.cols, "columns of the matrix, features of the activations");
-    let x = std::array::from_fn(|t| acts.row(token + t));
+    let x = std::array::from_fn(|t| Of::<B>::row(acts, token + t));
     let out = (&mut out[token..token + M]).try_into().expect("as many results as tokens");
     s.run(gemv::Integer::<B, M> { w, rows, x, out, block: PhantomData });
 }

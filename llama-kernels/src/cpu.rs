@@ -20,7 +20,7 @@ use crate::kv::{KvLayer, KvShape};
 use crate::matrix::Matrix;
 use crate::ops::pack::Panel;
 use crate::ops::push::{Push, Role};
-use crate::simd::LANES;
+use crate::simd::{LANES, SPAN};
 use crate::team::{Pool, Team};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -303,22 +303,30 @@ impl Ops<'_> {
         let wanted = |form| weights.iter().any(|w| backend.form(w.format(), layout) == form);
         acts.reshape(tokens, cols, layout, wanted);
         let tile = layout.tile() * cols;
-        if !wanted(Form::Bytes) && !wanted(Form::Pairs) {
+        let bytes = wanted(Form::Bytes16) || wanted(Form::Bytes32);
+        if !bytes && !wanted(Form::Pairs) {
             return;
         }
         let _span = self.span(|| Work::quantize(x.len()));
-        if wanted(Form::Bytes) {
-            if layout == Layout::Rows {
-                let (n, rows) = (spans(cols), Parts::new(&mut acts.spans));
-                self.team.split(tokens, &|_, t| {
-                    // SAFETY: each piece writes the spans of its own token.
-                    let out = unsafe { rows.part(t * n..(t + 1) * n) };
-                    backend.quantize_row(&x[t * cols..(t + 1) * cols], out);
-                });
-            } else {
-                let words = layout.tile_words(cols);
-                self.each_tile(&mut acts.tiles, words, x, tile, |x, out| backend.quantize_tile(x, cols, out));
-            }
+        if bytes && layout == Layout::Rows {
+            // A token's spans are few, and so are the tokens: each thread takes a part.
+            let n = spans(cols);
+            let part = n.div_ceil(self.threads().div_ceil(tokens));
+            let parts = n.div_ceil(part);
+            let (all16, all32) = (wanted(Form::Bytes16), wanted(Form::Bytes32));
+            let (of16, of32) = (Parts::new(&mut acts.spans16), Parts::new(&mut acts.spans32));
+            self.team.split(tokens * parts, &|_, piece| {
+                let (t, first) = (piece / parts, piece % parts * part);
+                let end = n.min(first + part);
+                let x = &x[t * cols + first * SPAN..t * cols + cols.min(end * SPAN)];
+                let range = |wanted| if wanted { t * n + first..t * n + end } else { 0..0 };
+                // SAFETY: each piece writes its own spans.
+                let (of16, of32) = unsafe { (of16.part(range(all16)), of32.part(range(all32))) };
+                backend.quantize_row(x, of16, of32);
+            });
+        } else if bytes {
+            let words = layout.tile_words(cols);
+            self.each_tile(&mut acts.tiles, words, x, tile, |x, out| backend.quantize_tile(x, cols, out));
         }
         if wanted(Form::Pairs) {
             let words = layout.pair_words(cols);

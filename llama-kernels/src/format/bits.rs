@@ -86,6 +86,14 @@ pub(super) fn four<B: Block, const N: usize>(span: &[B], pair: usize) -> &[[u8; 
     blocks.try_into().expect("four blocks")
 }
 
+/// The bytes of a span's eight blocks of `N`.
+#[inline(always)]
+pub(super) fn eight<B: Block, const N: usize>(span: &[B]) -> &[[u8; N]; 8] {
+    const { assert!(size_of::<B>() == N) };
+    let (blocks, _) = B::bytes(span).as_chunks::<N>();
+    blocks.try_into().expect("eight blocks")
+}
+
 /// The low nibbles, and the high ones.
 #[inline(always)]
 pub(super) fn nibble_halves<S: Simd>(s: S, x: S::I) -> [S::I; 2] {

@@ -11,7 +11,7 @@
 //! Q4_0 took 8.4 ns for 256 weights on AVX-512, and 4.9 so; nibbles of 32-weight blocks lie like this anyway.)
 
 use super::Lanes;
-use crate::acts::Span;
+use crate::acts::{Acts, Span16, Span32};
 use crate::simd::{LANES, STRIPE, Simd};
 
 /// A number of weights that share a scale: [`Of16`] or [`Of32`].
@@ -45,12 +45,16 @@ pub trait Grouping: Copy + 'static {
     /// columns of the pair's 32 times four.
     fn columns(half: usize, dword: usize) -> usize;
 
-    /// The activations' bytes in the order of the weights.
-    fn bytes(span: &Span) -> &[[u8; STRIPE]; 4];
+    /// A span of activations, their bytes in the order of the weights.
+    type Span;
+    /// One token's.
+    fn row(acts: &Acts, token: usize) -> &[Self::Span];
+    /// The activations' bytes.
+    fn bytes(span: &Self::Span) -> &[[u8; STRIPE]; 4];
     /// The activations' scales.
-    fn scales<S: Simd>(s: S, span: &Span) -> Self::Scale<S>;
+    fn scales<S: Simd>(s: S, span: &Self::Span) -> Self::Scale<S>;
     /// The sums of the groups of activations.
-    fn totals<S: Simd>(s: S, span: &Span) -> Self::Scale<S>;
+    fn totals<S: Simd>(s: S, span: &Self::Span) -> Self::Scale<S>;
 }
 
 /// The sums of four products.
@@ -108,17 +112,21 @@ impl Grouping for Of16 {
     fn columns(half: usize, dword: usize) -> usize {
         16 * half + dword
     }
-    #[inline(always)]
-    fn bytes(span: &Span) -> &[[u8; STRIPE]; 4] {
-        &span.row
+    type Span = Span16;
+    fn row(acts: &Acts, token: usize) -> &[Span16] {
+        acts.row16(token)
     }
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &Span) -> S::F {
-        s.load(&span.scales16)
+    fn bytes(span: &Span16) -> &[[u8; STRIPE]; 4] {
+        &span.bytes
     }
     #[inline(always)]
-    fn totals<S: Simd>(s: S, span: &Span) -> S::F {
-        s.load(&span.totals16)
+    fn scales<S: Simd>(s: S, span: &Span16) -> S::F {
+        s.load(&span.scales)
+    }
+    #[inline(always)]
+    fn totals<S: Simd>(s: S, span: &Span16) -> S::F {
+        s.load(&span.totals)
     }
 }
 
@@ -170,16 +178,20 @@ impl Grouping for Of32 {
     fn columns(half: usize, dword: usize) -> usize {
         dword / 4 * 8 + 4 * half + dword % 4
     }
-    #[inline(always)]
-    fn bytes(span: &Span) -> &[[u8; STRIPE]; 4] {
-        &span.grouped
+    type Span = Span32;
+    fn row(acts: &Acts, token: usize) -> &[Span32] {
+        acts.row32(token)
     }
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &Span) -> S::H {
-        s.load8(&span.scales32)
+    fn bytes(span: &Span32) -> &[[u8; STRIPE]; 4] {
+        &span.bytes
     }
     #[inline(always)]
-    fn totals<S: Simd>(s: S, span: &Span) -> S::H {
-        s.load8(&span.totals32)
+    fn scales<S: Simd>(s: S, span: &Span32) -> S::H {
+        s.load8(&span.scales)
+    }
+    #[inline(always)]
+    fn totals<S: Simd>(s: S, span: &Span32) -> S::H {
+        s.load8(&span.totals)
     }
 }

@@ -47,7 +47,7 @@ impl IntegerBlock for IQ4_NL {
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
-        Scales::new(s.floats8_f16(std::array::from_fn(|i| span[i].d)))
+        Scales::new(s.strided8_f16::<18>(bits::eight(span)))
     }
 
     #[inline(always)]

@@ -165,6 +165,9 @@ pub struct Scales<S: Simd, L: Lanes> {
     pub min: Scale<S, L>,
 }
 
+/// How a format groups its weights.
+pub type Of<B> = <<B as IntegerBlock>::Lanes as Lanes>::Grouping;
+
 /// One number for each group of a span.
 pub type Scale<S, L> = <<L as Lanes>::Grouping as Grouping>::Scale<S>;
 
@@ -414,9 +417,9 @@ fn subtrahends<B: IntegerBlock>(bytes: &[u8], out: &mut [f32]) {
         span[..blocks.len()].copy_from_slice(blocks);
         let w = B::scales(Scalar, &span[..SPAN / B::LEN]);
         let (mut scale, mut min) = ([0.0; LANES], [0.0; LANES]);
-        <B::Lanes as Lanes>::Grouping::each16(Scalar, w.scale, &mut scale);
+        Of::<B>::each16(Scalar, w.scale, &mut scale);
         if B::Lanes::MINS {
-            <B::Lanes as Lanes>::Grouping::each16(Scalar, w.min, &mut min);
+            Of::<B>::each16(Scalar, w.min, &mut min);
         }
         for (i, out) in out.iter_mut().enumerate() {
             *out = min[i / 16] + scale[i / 16] * zero;

@@ -61,7 +61,7 @@ impl IntegerBlock for Q5_0 {
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
-        Scales::new(s.floats8_f16(std::array::from_fn(|i| span[i].d)))
+        Scales::new(s.strided8_f16::<22>(bits::eight(span)))
     }
 
     #[inline(always)]

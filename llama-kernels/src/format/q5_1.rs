@@ -47,7 +47,7 @@ impl IntegerBlock for Q5_1 {
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
         Scales {
-            scale: s.floats8_f16(std::array::from_fn(|i| span[i].d)),
+            scale: s.strided8_f16::<24>(bits::eight(span)),
             min: s.mul8(s.splat8(-1.0), s.floats8_f16(std::array::from_fn(|i| span[i].m))),
         }
     }

@@ -1,6 +1,6 @@
 //! Q8_0: 32 signed bytes (kept as `u8`) and one half-precision scale; `w = d * q`.
 
-use super::{Block, IntegerBlock, Lane, Of32, Scales};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -43,7 +43,7 @@ impl IntegerBlock for Q8_0 {
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
-        Scales::new(s.floats8_f16(std::array::from_fn(|i| span[i].d)))
+        Scales::new(s.strided8_f16::<34>(bits::eight(span)))
     }
 
     #[inline(always)]

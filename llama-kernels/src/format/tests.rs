@@ -15,12 +15,11 @@ impl<B: IntegerBlock> Kernel for Unpacked<'_, B> {
     fn call<S: Simd>(self, s: S) -> Self::Out {
         let mut weights = Vec::new();
         for span in B::cast(self.0).chunks_exact(SPAN / B::LEN) {
-            type Grouping<B> = <<B as IntegerBlock>::Lanes as Lanes>::Grouping;
             let scales = B::scales(s, span);
             let (mut scale, mut min) = ([0.0; LANES], [0.0; LANES]);
-            Grouping::<B>::each16(s, scales.scale, &mut scale);
+            Of::<B>::each16(s, scales.scale, &mut scale);
             if B::Lanes::MINS {
-                Grouping::<B>::each16(s, scales.min, &mut min);
+                Of::<B>::each16(s, scales.min, &mut min);
             }
             let mut row = [0; SPAN];
             for pair in 0..2 {
@@ -28,8 +27,7 @@ impl<B: IntegerBlock> Kernel for Unpacked<'_, B> {
                     let mut bytes = [0; STRIPE];
                     s.store_bytes(q, &mut bytes);
                     for (dword, q) in bytes.as_chunks::<4>().0.iter().enumerate() {
-                        row[SPAN / 2 * pair + 4 * Grouping::<B>::columns(half, dword)..][..4]
-                            .copy_from_slice(q);
+                        row[SPAN / 2 * pair + 4 * Of::<B>::columns(half, dword)..][..4].copy_from_slice(q);
                     }
                 }
             }

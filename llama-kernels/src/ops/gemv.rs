@@ -10,8 +10,7 @@
 //! Memory is the limit: the kernel asks for what lies [`AHEAD`] bytes further on with every span.
 //! Without it the hardware's prefetchers leave 40 % of the bandwidth unused.
 
-use crate::acts::Span;
-use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Scale};
+use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of, Scale};
 use crate::matrix::Matrix;
 use crate::simd::{Kernel, LANES, SPAN, Simd};
 use std::marker::PhantomData;
@@ -20,11 +19,13 @@ use std::ops::Range;
 /// How far ahead of its use a line is requested, in bytes. 3 to 8 KiB are equally good.
 const AHEAD: usize = 4096;
 
+type Spans<B> = <Of<B> as Grouping>::Span;
+
 /// Rows `rows` (at most 16) of `w` times `M` tokens in integers: `out[t][r]`.
-pub(crate) struct Integer<'a, B, const M: usize> {
+pub(crate) struct Integer<'a, B: IntegerBlock, const M: usize> {
     pub w: Matrix<'a>,
     pub rows: Range<usize>,
-    pub x: [&'a [Span]; M],
+    pub x: [&'a [Spans<B>]; M],
     pub out: &'a mut [[f32; LANES]; M],
     pub block: PhantomData<B>,
 }
@@ -51,8 +52,7 @@ struct Sums<S: Simd, L: Lanes, const M: usize> {
 }
 
 #[inline(always)]
-fn integer_row<S: Simd, B: IntegerBlock, const M: usize>(s: S, row: &[B], x: [&[Span]; M]) -> [f32; M] {
-    type Of<B> = <<B as IntegerBlock>::Lanes as Lanes>::Grouping;
+fn integer_row<S: Simd, B: IntegerBlock, const M: usize>(s: S, row: &[B], x: [&[Spans<B>]; M]) -> [f32; M] {
     let mut sums = Sums::<S, B::Lanes, M> { dots: [s.splat(0.0); M], mins: [Of::<B>::splat(s, 0.0); M] };
     let spans = row.chunks_exact(SPAN / B::LEN);
     let (tail, whole) = (spans.remainder(), spans.len());
@@ -70,7 +70,14 @@ fn integer_row<S: Simd, B: IntegerBlock, const M: usize>(s: S, row: &[B], x: [&[
     }
     let mut out = [0.0; M];
     for ((out, dots), mins) in out.iter_mut().zip(sums.dots).zip(sums.mins) {
-        *out = if subtracts::<S, B>() { s.sum(s.sub(dots, Of::<B>::widen(s, mins))) } else { s.sum(dots) };
+        *out = if subtracts::<S, B>() {
+            // A power of two: whether each scale or their sum is multiplied makes no difference.
+            let mins = Of::<B>::widen(s, mins);
+            let zero = B::zero::<S>().map_or(1.0, |zero| (1u32 << zero) as f32);
+            s.sum(s.sub(dots, s.mul(mins, s.splat(zero))))
+        } else {
+            s.sum(dots)
+        };
     }
     out
 }
@@ -80,20 +87,16 @@ fn integer_span<S: Simd, B: IntegerBlock, const M: usize>(
     s: S,
     sums: &mut Sums<S, B::Lanes, M>,
     span: &[B],
-    x: [&[Span]; M],
+    x: [&[Spans<B>]; M],
     at: usize,
 ) {
-    type Of<B> = <<B as IntegerBlock>::Lanes as Lanes>::Grouping;
     let w = B::scales(s, span);
     let mut scales = [w.scale; M];
     for (scale, x) in scales.iter_mut().zip(&x) {
         *scale = Of::<B>::mul(s, w.scale, Of::<B>::scales(s, &x[at]));
     }
     if subtracts::<S, B>() {
-        let min = match B::zero::<S>() {
-            Some(zero) => Of::<B>::mul(s, w.scale, Of::<B>::splat(s, (1u32 << zero) as f32)),
-            None => w.min,
-        };
+        let min = if B::zero::<S>().is_some() { w.scale } else { w.min };
         for (x, sum) in x.iter().zip(&mut sums.mins) {
             *sum = Of::<B>::fma(s, min, Of::<B>::totals(s, &x[at]), *sum);
         }

@@ -7,7 +7,7 @@
 
 use crate::acts::GROUP;
 use crate::buffer::Buffer;
-use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Scale};
+use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of, Scale};
 use crate::matrix::Matrix;
 use crate::simd::{LANES, SPAN, STRIPE, Simd};
 use std::ops::Range;
@@ -94,7 +94,6 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
 /// Unpacks one span of one row into its places.
 #[inline(always)]
 fn place<S: Simd, B: IntegerBlock>(s: S, span: &[B], panel: &mut Panel, at: usize, r: usize) {
-    type Of<B> = <<B as IntegerBlock>::Lanes as Lanes>::Grouping;
     const LINES: usize = SPAN / 4;
     let lines: &mut [[u8; STRIPE]; LINES] =
         (&mut panel.bytes[at * LINES..(at + 1) * LINES]).try_into().expect("a line for each four columns");

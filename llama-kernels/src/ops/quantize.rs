@@ -1,7 +1,7 @@
 //! Activations to bytes: `scale = absmax / 127` for each 32 columns, `q = round(x / scale)`; and, for
 //! the engines that multiply it, to bfloat16.
 
-use crate::acts::{GROUP, Layout, Span, TILE_WORDS, stripes};
+use crate::acts::{GROUP, Layout, Span16, Span32, TILE_WORDS, stripes};
 use crate::simd::{Kernel, LANES, SPAN, STRIPE, Simd};
 
 /// A stripe of activations as bytes.
@@ -40,51 +40,52 @@ fn stripe_at<'a>(x: &'a [f32], i: usize, padded: &'a mut [f32; STRIPE]) -> &'a [
     padded
 }
 
-/// Quantizes one token into the layout of rows.
+/// Quantizes a part of one token into the layouts of rows that are wanted: the others are empty.
 pub(crate) struct QuantizeRow<'a> {
     pub x: &'a [f32],
-    pub out: &'a mut [Span],
+    pub of16: &'a mut [Span16],
+    pub of32: &'a mut [Span32],
 }
 
 impl Kernel for QuantizeRow<'_> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        for (x, span) in self.x.chunks(SPAN).zip(self.out) {
-            for pair in 0..2 {
-                let mut stripes = [s.splat_i32(0); 2];
-                for (half, bytes) in stripes.iter_mut().enumerate() {
-                    *bytes = row_stripe(s, x, 2 * pair + half, span);
+        for (at, x) in self.x.chunks(SPAN).enumerate() {
+            let (mut bytes, mut scales, mut sums) = ([s.splat_i32(0); 4], [0.0; 8], [0; 16]);
+            for i in 0..stripes(x.len()) {
+                let q = stripe(s, stripe_at(x, i, &mut [0.0; STRIPE]));
+                bytes[i] = q.bytes;
+                scales[2 * i..2 * i + 2].copy_from_slice(&q.scale);
+                let mut fours = [0; LANES];
+                s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut fours);
+                for (sum, fours) in sums[4 * i..].iter_mut().zip(fours.as_chunks::<4>().0) {
+                    *sum = fours[0] + fours[1] + fours[2] + fours[3];
                 }
-                for (half, bytes) in s.regroup(stripes[0], stripes[1]).into_iter().enumerate() {
-                    s.store_bytes(bytes, &mut span.grouped[2 * pair + half]);
+            }
+            if let Some(span) = self.of16.get_mut(at) {
+                for (out, bytes) in span.bytes.iter_mut().zip(bytes) {
+                    s.store_bytes(bytes, out);
+                }
+                for (i, sum) in sums.iter().enumerate() {
+                    span.scales[i] = scales[i / 2];
+                    span.totals[i] = scales[i / 2] * *sum as f32;
+                }
+            }
+            if let Some(span) = self.of32.get_mut(at) {
+                for (out, pair) in span.bytes.as_chunks_mut::<2>().0.iter_mut().zip(bytes.as_chunks::<2>().0)
+                {
+                    let [first, second] = s.regroup(pair[0], pair[1]);
+                    s.store_bytes(first, &mut out[0]);
+                    s.store_bytes(second, &mut out[1]);
+                }
+                for (i, sums) in sums.as_chunks::<2>().0.iter().enumerate() {
+                    span.scales[i] = scales[i];
+                    span.totals[i] = scales[i] * (sums[0] + sums[1]) as f32;
                 }
             }
         }
     }
-}
-
-/// The `i`th stripe of a span.
-#[inline(always)]
-fn row_stripe<S: Simd>(s: S, x: &[f32], i: usize, span: &mut Span) -> S::I {
-    let mut padded = [0.0; STRIPE];
-    let x = if i < stripes(x.len()) { stripe_at(x, i, &mut padded) } else { &padded };
-    let q = stripe(s, x);
-    s.store_bytes(q.bytes, &mut span.row[i]);
-    let mut sums = [0; LANES];
-    s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut sums);
-    let (sums, _) = sums.as_chunks::<8>();
-    for (g, sums) in sums.iter().enumerate() {
-        let (at, scale) = (2 * i + g, q.scale[g]);
-        let halves = [sums[..4].iter().sum::<i32>(), sums[4..].iter().sum()];
-        for (half, sum) in halves.into_iter().enumerate() {
-            span.scales16[2 * at + half] = scale;
-            span.totals16[2 * at + half] = scale * sum as f32;
-        }
-        span.scales32[at] = scale;
-        span.totals32[at] = scale * (halves[0] + halves[1]) as f32;
-    }
-    q.bytes
 }
 
 /// Quantizes up to `mt` tokens into one tile.

@@ -26,7 +26,7 @@
 use super::avx512::{AMX, Avx512};
 use super::{LANES, Need, SPAN, STRIPE, Simd};
 use crate::acts::{GROUP, PAIR_WORDS};
-use crate::format::{Grouping, IntegerBlock, Lanes, MOST_BLOCKS};
+use crate::format::{Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of};
 use crate::matrix::Matrix;
 use crate::ops::gemm::Job;
 use core::arch::asm;
@@ -173,7 +173,6 @@ fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[
             &padded[..n]
         }
     };
-    type Of<B> = <<B as IntegerBlock>::Lanes as Lanes>::Grouping;
     let w = B::scales(s, span);
     let (mut scale, mut min) = ([0.0; LANES], [0.0; LANES]);
     Of::<B>::each16(s, w.scale, &mut scale);

@@ -491,6 +491,29 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     fn floats8_f16(self, x: [[u8; 2]; 8]) -> Self::H {
         avx512! { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())) }
     }
+    /// One permutation of words, where two registers hold all: eight insertions cost a tenth of Q4_0's time.
+    #[inline(always)]
+    fn strided8_f16<const STRIDE: usize>(self, x: &[[u8; STRIDE]; 8]) -> Self::H {
+        if STRIDE % 2 != 0 || 3 * STRIDE + 2 > STRIPE {
+            return self.floats8_f16(std::array::from_fn(|i| [x[i][0], x[i][1]]));
+        }
+        let (first, last) = x.as_flattened().split_at(4 * STRIDE);
+        let (first, last) =
+            (first.first_chunk().expect("a register"), last.first_chunk().expect("a register"));
+        let index: [u16; 32] = const {
+            let (mut index, mut i) = ([0; 32], 0);
+            while i < 8 {
+                index[i] = (i / 4 * 32 + i % 4 * STRIDE / 2) as u16;
+                i += 1;
+            }
+            index
+        };
+        avx512! {
+            let index = _mm512_loadu_si512(index.as_ptr().cast());
+            let halves = _mm512_permutex2var_epi16(self.load_bytes(first), index, self.load_bytes(last));
+            _mm256_cvtph_ps(_mm512_castsi512_si128(halves))
+        }
+    }
     #[inline(always)]
     fn splat8_f16(self, x: [u8; 2]) -> Self::H {
         avx512! { _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(x))) }

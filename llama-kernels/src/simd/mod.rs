@@ -273,6 +273,11 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn floats8_i8(self, x: u64) -> Self::H;
     /// Eight half-precision numbers.
     fn floats8_f16(self, x: [[u8; 2]; 8]) -> Self::H;
+    /// The half-precision numbers with which eight structures of `STRIDE` bytes, side by side, begin.
+    #[inline(always)]
+    fn strided8_f16<const STRIDE: usize>(self, x: &[[u8; STRIDE]; 8]) -> Self::H {
+        self.floats8_f16(std::array::from_fn(|i| [x[i][0], x[i][1]]))
+    }
     /// All eight lanes this half-precision number.
     fn splat8_f16(self, x: [u8; 2]) -> Self::H;
     /// The lanes of half `I`, each four times.

@@ -133,6 +133,14 @@ impl Kernel for All {
             ("fma8", eight(s.fma8(s.splat8(2.0), s.load8(&a8), s.load8(&b8)))),
             ("floats8_i8", eight(s.floats8_i8(bits))),
             ("floats8_f16", eight(s.floats8_f16(from_fn(|i| [halves[2 * i], halves[2 * i + 1]])))),
+            (
+                "strided8_f16 18",
+                eight(s.strided8_f16::<18>(&from_fn(|i| from_fn(|j| halves[(18 * i + j) % 32])))),
+            ),
+            (
+                "strided8_f16 22",
+                eight(s.strided8_f16::<22>(&from_fn(|i| from_fn(|j| halves[(22 * i + j) % 32])))),
+            ),
             ("splat8_f16", eight(s.splat8_f16([halves[0], halves[1]]))),
             ("half 0", float(s.half::<0>(s.load8(&a8)))),
             ("half 1", float(s.half::<1>(s.load8(&a8)))),
