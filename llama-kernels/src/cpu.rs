@@ -311,7 +311,7 @@ impl Ops<'_> {
         if bytes && layout == Layout::Rows {
             // A token's spans are few, and so are the tokens: each thread takes a part.
             let n = spans(cols);
-            let part = n.div_ceil(self.threads().div_ceil(tokens));
+            let part = n.div_ceil(self.threads().div_ceil(tokens.max(1)));
             let parts = n.div_ceil(part);
             let (all16, all32) = (wanted(Form::Bytes16), wanted(Form::Bytes32));
             let (of16, of32) = (Parts::new(&mut acts.spans16), Parts::new(&mut acts.spans32));

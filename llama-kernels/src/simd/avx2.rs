@@ -489,7 +489,6 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
-        let headroom = if L::BITS < 8 { (32767 / (2 * 127 * ((1 << L::BITS) - 1))) as usize } else { 1 };
         let mut acc = start;
         if VNNI || L::BITS == 8 {
             for (w, x) in w.iter().zip(x) {

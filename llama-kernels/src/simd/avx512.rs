@@ -509,7 +509,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     /// One permutation of words, where two registers hold all: eight insertions cost a tenth of Q4_0's time.
     #[inline(always)]
     fn strided8_f16<const STRIDE: usize>(self, x: &[[u8; STRIDE]; 8]) -> Self::H {
-        if STRIDE % 2 != 0 || 3 * STRIDE + 2 > STRIPE {
+        if !STRIDE.is_multiple_of(2) || 3 * STRIDE + 2 > STRIPE {
             return self.floats8_f16(std::array::from_fn(|i| [x[i][0], x[i][1]]));
         }
         let (first, last) = x.as_flattened().split_at(4 * STRIDE);
