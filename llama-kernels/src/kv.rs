@@ -158,6 +158,7 @@ pub struct KvLayer {
     pub(crate) keys: Buffer<u8>,
     pub(crate) values: Buffer<u8>,
     shape: KvShape,
+    window: usize,
 }
 
 impl KvLayer {
@@ -165,7 +166,23 @@ impl KvLayer {
     pub fn new(shape: KvShape) -> Option<KvLayer> {
         // A size that saturated is more than any system has.
         let room = |block| Buffer::try_new(shape.head_bytes(block).checked_mul(shape.heads)?);
-        Some(KvLayer { keys: room(shape.key_block())?, values: room(shape.value_block())?, shape })
+        let (keys, values) = (room(shape.key_block())?, room(shape.value_block())?);
+        Some(KvLayer { keys, values, shape, window: usize::MAX })
+    }
+
+    /// The same cache, of which a token at position `i` sees position `j` only if `i - j < window` (sliding
+    /// windows: Beltagy et al. 2020, Jiang et al. 2023). Default: all that came before it.
+    ///
+    /// # Panics
+    /// If the window is zero: a token sees itself.
+    pub fn with_window(self, window: usize) -> KvLayer {
+        assert!(window > 0, "a token sees itself");
+        KvLayer { window, ..self }
+    }
+
+    /// The first position that a token at this position sees.
+    pub(crate) fn first_visible(&self, position: usize) -> usize {
+        (position + 1).saturating_sub(self.window)
     }
 
     /// What it was made for.
