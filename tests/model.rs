@@ -4,6 +4,8 @@
 
 #[path = "model/architectures.rs"]
 mod architectures;
+#[path = "model/cache_types.rs"]
+mod cache_types;
 #[path = "model/context.rs"]
 mod context;
 

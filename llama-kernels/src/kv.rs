@@ -19,6 +19,24 @@ use crate::simd::LANES;
 use std::ops::Range;
 
 /// A number format for cached keys or values.
+///
+/// What it costs a trained model, against a cache in single precision, over 512 tokens of text: the mean
+/// divergence of the probabilities (Kullback-Leibler), how often another token is the likeliest, and what the
+/// perplexity is multiplied by. The model is stories260K, a tiny one with heads of eight features.
+///
+/// | keys | values | nats per token | other favourite | perplexity |
+/// |------|--------|----------------|-----------------|------------|
+/// | f16  | f16    | 0.0000057      | 0.4 %           | 0.99996    |
+/// | bf16 | bf16   | 0.00028        | 1.0 %           | 1.0018     |
+/// | q8_0 | q8_0   | 0.0029         | 3.1 %           | 1.0001     |
+/// | q8_0 | f32    | 0.0028         | 2.9 %           | 0.9991     |
+/// | f32  | q8_0   | 0.0000091      | 0.2 %           | 0.9998     |
+/// | q8_0 | q4_0   | 0.0051         | 3.9 %           | 1.0034     |
+/// | f32  | q4_0   | 0.0027         | 1.4 %           | 1.0047     |
+/// | q4_0 | f32    | 0.83           | 41 %            | 2.07       |
+/// | q4_0 | q4_0   | 0.82           | 40 %            | 2.18       |
+///
+/// So this model's values take four bits, and its keys eight at least.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[allow(non_camel_case_types, reason = "ggml's own names")]
 pub enum KvType {
