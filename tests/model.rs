@@ -8,6 +8,8 @@ mod architectures;
 mod cache_types;
 #[path = "model/context.rs"]
 mod context;
+#[path = "model/reference.rs"]
+mod reference;
 
 use llama_core::gguf::{Gguf, Value, Writer};
 use llama_core::synth::{Shape, Spec, Synth};
