@@ -22,7 +22,7 @@
 
 use super::pack::{self, Panel};
 use crate::acts::{Acts, GROUP, TILE_WORDS};
-use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes};
 use crate::matrix::Matrix;
 use crate::simd::{LANES, STRIPE, Simd};
 use std::ops::Range;
@@ -79,12 +79,12 @@ fn integer_tile<S: Simd, L: Lanes, const MT: usize>(
     let (x, _) = x.as_chunks::<MT>();
     let (x, _) = x.as_chunks::<TILE_WORDS>();
     let (w, _) = panel.bytes.as_chunks::<QUADS>();
-    let per_group = if L::HALVES { 2 } else { 1 };
+    let per_group = if L::Grouping::LEN == 16 { 2 } else { 1 };
     for (g, (x, w)) in x.iter().zip(w).enumerate() {
         let (quads, rest) = x.split_first_chunk::<QUADS>().expect("eight quads a group");
         let [sums_lo, sums_hi, scale] = rest else { unreachable!("two sums and a scale follow") };
         for half in 0..per_group {
-            let (dots, sums): ([S::I; MT], [i32; MT]) = if L::HALVES {
+            let (dots, sums): ([S::I; MT], [i32; MT]) = if L::Grouping::LEN == 16 {
                 let w: &[[u8; STRIPE]; 4] = w[4 * half..4 * half + 4].try_into().expect("half a group");
                 let x: &[[i32; MT]; 4] = quads[4 * half..4 * half + 4].try_into().expect("half a group");
                 (s.dot_panel::<L, 4, MT>(w, x), if half == 0 { *sums_lo } else { *sums_hi })

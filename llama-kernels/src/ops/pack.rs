@@ -7,7 +7,7 @@
 
 use crate::acts::GROUP;
 use crate::buffer::Buffer;
-use crate::format::{FloatBlock, IntegerBlock, Lanes, MOST_BLOCKS};
+use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of, Scale};
 use crate::matrix::Matrix;
 use crate::simd::{LANES, SPAN, STRIPE, Simd};
 use std::ops::Range;
@@ -97,26 +97,29 @@ fn place<S: Simd, B: IntegerBlock>(s: S, span: &[B], panel: &mut Panel, at: usiz
     const LINES: usize = SPAN / 4;
     let lines: &mut [[u8; STRIPE]; LINES] =
         (&mut panel.bytes[at * LINES..(at + 1) * LINES]).try_into().expect("a line for each four columns");
-    for (i, lines) in lines.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let mut bytes = [0; STRIPE];
-        s.store_bytes(B::unpack(s, span, i), &mut bytes);
-        for (line, bytes) in lines.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            line[4 * r..4 * r + 4].copy_from_slice(bytes);
+    for (pair, lines) in lines.as_chunks_mut::<{ LINES / 2 }>().0.iter_mut().enumerate() {
+        let q = B::unpack(s, span, pair);
+        for half in 0..2 {
+            let mut bytes = [0; STRIPE];
+            s.store_bytes(q[half], &mut bytes);
+            for (dword, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
+                lines[Of::<B>::columns(half, dword)][4 * r..4 * r + 4].copy_from_slice(bytes);
+            }
         }
     }
     let w = B::scales(s, span);
-    place_scales::<S, B>(s, w.scale, &mut panel.scales, at, r);
+    place_scales::<S, B::Lanes>(s, w.scale, &mut panel.scales, at, r);
     if <B::Lanes as Lanes>::MINS {
-        place_scales::<S, B>(s, w.min, &mut panel.mins, at, r);
+        place_scales::<S, B::Lanes>(s, w.min, &mut panel.mins, at, r);
     }
 }
 
 /// Stores the scales of a span, one a group.
 #[inline(always)]
-fn place_scales<S: Simd, B: IntegerBlock>(s: S, v: S::F, lines: &mut [[f32; LANES]], at: usize, r: usize) {
+fn place_scales<S: Simd, L: Lanes>(s: S, v: Scale<S, L>, lines: &mut [[f32; LANES]], at: usize, r: usize) {
     let mut scales = [0.0; LANES];
-    s.store(v, &mut scales);
-    let step = if <B::Lanes as Lanes>::HALVES { 1 } else { 2 };
+    L::Grouping::each16(s, v, &mut scales);
+    let step = L::Grouping::LEN / 16;
     let lines = &mut lines[at * (LANES / step)..(at + 1) * (LANES / step)];
     for (line, scale) in lines.iter_mut().zip(scales.iter().step_by(step)) {
         line[r] = *scale;

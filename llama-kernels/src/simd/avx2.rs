@@ -68,12 +68,6 @@ impl<const VNNI: bool> Avx2<VNNI> {
         }
     }
 
-    /// Twice eight signed bytes as floats.
-    #[inline(always)]
-    fn widen(self, low: __m128i, high: __m128i) -> [__m256; 2] {
-        each!(x in [low, high] => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)))
-    }
-
     /// Sixteen floats to 32-bit integers, saturated to 16 bits, in the order that `packs` leaves.
     #[inline(always)]
     fn to_i16(self, x: [__m256; 2]) -> __m256i {
@@ -85,6 +79,7 @@ impl<const VNNI: bool> Avx2<VNNI> {
 unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = [__m256; 2];
     type I = [__m256i; 2];
+    type H = __m256;
 
     const NAME: &'static str = if VNNI { "avxvnni" } else { "avx2" };
     const SUMMARY: &'static str = match VNNI {
@@ -134,7 +129,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch has no effect but on caches, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 
     #[inline(always)]
@@ -297,18 +292,17 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         avx2! { [_mm256_set1_epi8(x as i8); 2] }
     }
     #[inline(always)]
-    fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I {
-        each!(x in [a, b] => {
-            let twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast()));
-            let shift = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
-            _mm256_and_si256(_mm256_srlv_epi32(twice, shift), _mm256_set1_epi8(15))
+    fn quarters(self, x: [&[u8; 16]; 4]) -> Self::I {
+        each!(x in [[x[0], x[1]], [x[2], x[3]]] => {
+            let low = _mm256_castsi128_si256(_mm_loadu_si128(x[0].as_ptr().cast()));
+            _mm256_inserti128_si256::<1>(low, _mm_loadu_si128(x[1].as_ptr().cast()))
         })
     }
     #[inline(always)]
-    fn nibbles32(self, x: &[u8; 32]) -> Self::I {
-        let x = avx2! { _mm256_loadu_si256(x.as_ptr().cast()) };
-        let shifted = avx2! { _mm256_srli_epi16::<4>(x) };
-        each!(x in [x, shifted] => _mm256_and_si256(x, _mm256_set1_epi8(15)))
+    fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
+        let first = each!(x in [a, b] => _mm256_permute2x128_si256::<0x20>(x[0], x[1]));
+        let second = each!(x in [a, b] => _mm256_permute2x128_si256::<0x31>(x[0], x[1]));
+        [first, second]
     }
     #[inline(always)]
     fn and(self, a: Self::I, b: Self::I) -> Self::I {
@@ -341,6 +335,12 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let counts = [_mm_cvtsi32_si128(low as i32), _mm_cvtsi32_si128(high as i32)];
             [_mm256_srl_epi16(a[0], counts[0]), _mm256_srl_epi16(a[1], counts[1])]
         }
+    }
+    #[inline(always)]
+    fn shr_quarters(self, a: Self::I, [b, c, d, e]: [u32; 4]) -> Self::I {
+        each!(x in [(a[0], b as i32, c as i32), (a[1], d as i32, e as i32)] => {
+            _mm256_srlv_epi32(x.0, _mm256_setr_epi32(x.1, x.1, x.1, x.1, x.2, x.2, x.2, x.2))
+        })
     }
     #[inline(always)]
     fn mask(self, bits: u64) -> Self::I {
@@ -398,24 +398,6 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn pairs_i8(self, x: u64) -> Self::F {
-        avx2! {
-            let x = _mm_cvtsi64_si128(x.cast_signed());
-            let x = _mm_unpacklo_epi8(x, x);
-            self.widen(x, _mm_unpackhi_epi64(x, x))
-        }
-    }
-    #[inline(always)]
-    fn pairs_f16(self, x: [[u8; 2]; 8]) -> Self::F {
-        avx2! {
-            let x = _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()));
-            [
-                _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3)),
-                _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7)),
-            ]
-        }
-    }
-    #[inline(always)]
     fn splat_f16(self, x: [u8; 2]) -> Self::F {
         avx2! { [_mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(x))); 2] }
     }
@@ -429,6 +411,65 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
             };
             [x86::permute(a[I / 2], low), x86::permute(a[I / 2], high)]
         }
+    }
+
+    #[inline(always)]
+    fn load8(self, x: &[f32; 8]) -> Self::H {
+        avx2! { _mm256_loadu_ps(x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store8(self, v: Self::H, out: &mut [f32; 8]) {
+        avx2! { _mm256_storeu_ps(out.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn splat8(self, x: f32) -> Self::H {
+        avx2! { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn mul8(self, a: Self::H, b: Self::H) -> Self::H {
+        avx2! { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma8(self, a: Self::H, b: Self::H, c: Self::H) -> Self::H {
+        avx2! { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn floats8_i8(self, x: u64) -> Self::H {
+        avx2! { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(x.cast_signed()))) }
+    }
+    #[inline(always)]
+    fn floats8_f16(self, x: [[u8; 2]; 8]) -> Self::H {
+        avx2! { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn splat8_f16(self, x: [u8; 2]) -> Self::H {
+        avx2! { _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(x))) }
+    }
+    #[inline(always)]
+    fn half<const I: usize>(self, a: Self::H) -> Self::F {
+        const { assert!(I < 2, "a register has two halves") };
+        let i = 4 * I as i32;
+        avx2! {
+            let low = _mm256_setr_epi32(i, i, i, i, i + 1, i + 1, i + 1, i + 1);
+            let high = _mm256_setr_epi32(i + 2, i + 2, i + 2, i + 2, i + 3, i + 3, i + 3, i + 3);
+            [x86::permute(a, low), x86::permute(a, high)]
+        }
+    }
+    #[inline(always)]
+    fn widen8(self, a: Self::H) -> Self::F {
+        [a, avx2! { _mm256_setzero_ps() }]
+    }
+
+    /// Products of small weights are added in 16 bits.
+    #[inline(always)]
+    fn dot_pair<L: Lanes>(self, w: [Self::I; 2], x: [Self::I; 2]) -> Self::I {
+        if VNNI || L::BITS == 8 {
+            let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
+            return dot(self, dot(self, self.splat_i32(0), w[0], x[0]), w[1], x[1]);
+        }
+        let (a, b) = (both!(_mm256_maddubs_epi16, w[0], x[0]), both!(_mm256_maddubs_epi16, w[1], x[1]));
+        let (sums, ones) = (both!(_mm256_add_epi16, a, b), avx2! { [_mm256_set1_epi16(1); 2] });
+        both!(_mm256_madd_epi16, sums, ones)
     }
 
     /// Small weights leave room in 16 bits: several `vpmaddubsw` are added before one `vpmaddwd` widens.
