@@ -4,7 +4,7 @@
 //! scratch holds the logits of the last one.* New tokens are appended behind that prefix, and
 //! [`Evaluation::catch_up`] evaluates what is missing. So a generated token that nobody has evaluated
 //! yet, a prompt that was cancelled half-way and a truncated conversation need no bookkeeping of
-//! their own.
+//! their own. Tokens that leave a full context leave tokens and cache alike, and the last one never does.
 
 use crate::forward::{Outputs, Pass, forward};
 use crate::kv_cache::KvCache;

@@ -190,7 +190,7 @@ impl Rope {
     }
 
     /// YaRN's ramp: 1 for pairs that turn often enough to be left alone, 0 for those that are scaled.
-    /// Its ends are whole pairs, and it is never steeper than ggml's.
+    /// As in ggml, it is even between two whole pairs.
     fn unscaled(&self, i: usize) -> f64 {
         let (dims, base) = (self.dims as f64, f64::from(self.freq_base));
         let pair = |turns: f32| {
