@@ -5,8 +5,9 @@
 //!
 //! * [`Layout::Rows`], for few tokens (GEMV): token by token, a [`Span16`] or [`Span32`] for each 256 columns.
 //! * [`Layout::Tiles`], for many (GEMM): `MT` tokens side by side, per group of 32 columns
-//!   `{ 8 x MT dwords, 2 x MT negated sums of 16, MT scales }`, so that one pointer serves and
-//!   each dword is broadcast straight from memory.
+//!   `{ 8 x MT dwords of bytes, MT scales, 3 x MT totals, 3 x MT offsets }`, so that one pointer serves and
+//!   each dword is broadcast straight from memory. A total is minus the scale times the sum of the bytes, an
+//!   offset minus 128 times that sum; of all 32 columns, of the first sixteen, and of the others.
 //!
 //! The bfloat16 engines read them rounded to bfloat16, pairs of columns in a word. In [`Layout::Pairs`], 32
 //! tokens lie side by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2
@@ -19,7 +20,7 @@ use crate::simd::{LANES, SPAN, STRIPE};
 pub(crate) const GROUP: usize = 32;
 
 /// 32-bit words per token and group in the tiled layout.
-pub(crate) const TILE_WORDS: usize = GROUP / 4 + 2 + 1;
+pub(crate) const TILE_WORDS: usize = GROUP / 4 + 1 + 3 + 3;
 
 /// What an engine reads of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -110,20 +110,21 @@ impl Kernel for QuantizeTile<'_> {
             };
             for i in 0..stripes(x.len()) {
                 let q = stripe(s, stripe_at(x, i, &mut [0.0; STRIPE]));
-                let mut words = [0; LANES];
+                let (mut words, mut fours) = ([0; LANES], [0; LANES]);
                 s.store_i32(q.bytes, &mut words);
+                s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut fours);
                 for g in 0..STRIPE / GROUP {
                     let out = &mut out[(i * (STRIPE / GROUP) + g) * group_words..][..group_words];
                     for (w, &word) in words[8 * g..8 * g + 8].iter().enumerate() {
                         out[w * mt + t] = word;
                     }
-                    for half in 0..2 {
-                        let words = &words[8 * g + 4 * half..][..4];
-                        let sum: i32 =
-                            words.iter().flat_map(|w| w.to_le_bytes()).map(|b| i32::from(b as i8)).sum();
-                        out[(8 + half) * mt + t] = -sum;
+                    let sum = |fours: &[i32]| fours[0] + fours[1] + fours[2] + fours[3];
+                    let (first, second) = (sum(&fours[8 * g..][..4]), sum(&fours[8 * g + 4..][..4]));
+                    out[8 * mt + t] = q.scale[g].to_bits().cast_signed();
+                    for (i, sum) in [first + second, first, second].into_iter().enumerate() {
+                        out[(9 + i) * mt + t] = (-q.scale[g] * sum as f32).to_bits().cast_signed();
+                        out[(12 + i) * mt + t] = -128 * sum;
                     }
-                    out[10 * mt + t] = q.scale[g].to_bits() as i32;
                 }
             }
         }

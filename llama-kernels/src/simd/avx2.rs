@@ -6,11 +6,16 @@ use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
 use crate::ops::gemm;
+use core::arch::asm;
 use core::arch::x86_64::*;
 
 /// The CPU has AVX2, FMA and F16C, and AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2<const VNNI: bool>(());
+
+/// Tokens in a tile of the integer engine: six accumulators in 16 bits, beside them two registers of weights and
+/// what is made of them.
+const TILE: usize = 3;
 
 /// Evaluates intrinsics. Every use is in a method of `Avx2`, whose value is the proof.
 macro_rules! avx2 {
@@ -86,7 +91,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         false => "256-bit registers: x86-64 since 2013",
         true => "AVX2 with dot products of bytes: laptops since 2021",
     };
-    const LAYOUT: Layout = Layout::Tiles(3);
+    const LAYOUT: Layout = Layout::Tiles(TILE);
 
     fn needs() -> Vec<Need> {
         let mut needs = needs!(is_x86_feature_detected: "avx2", "fma", "f16c");
@@ -115,11 +120,11 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     fn multiply_bytes(self, rounds: usize) -> usize {
-        limits::multiply_bytes::<Self, 3>(self, rounds)
+        limits::multiply_bytes::<Self, TILE>(self, rounds)
     }
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
-        gemm::integer::<Self, B, 3>(self, job);
+        gemm::integer::<Self, B, TILE>(self, job);
     }
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
@@ -270,6 +275,10 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn bit_cast(self, a: Self::I) -> Self::F {
         both!(_mm256_castsi256_ps, a)
+    }
+    #[inline(always)]
+    fn to_bits(self, a: Self::F) -> Self::I {
+        both!(_mm256_castps_si256, a)
     }
 
     #[inline(always)]
@@ -476,28 +485,34 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
+        start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
         let headroom = if L::BITS < 8 { (32767 / (2 * 127 * ((1 << L::BITS) - 1))) as usize } else { 1 };
-        let mut acc = [self.splat_i32(0); MT];
-        let mut narrow = acc;
-        for (i, (w, x)) in w.iter().zip(x).enumerate() {
-            let w = self.load_bytes(w);
-            for t in 0..MT {
-                let x = self.splat_i32(x[t]);
-                if VNNI || L::BITS == 8 {
+        let mut acc = start;
+        if VNNI || L::BITS == 8 {
+            for (w, x) in w.iter().zip(x) {
+                let w = self.load_bytes(w);
+                for t in 0..MT {
                     let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
-                    acc[t] = dot(self, acc[t], w, x);
-                    continue;
+                    acc[t] = dot(self, acc[t], w, self.splat_i32(x[t]));
                 }
-                let products = both!(_mm256_maddubs_epi16, w, x);
-                narrow[t] =
-                    if i % headroom == 0 { products } else { both!(_mm256_add_epi16, narrow[t], products) };
-                if (i + 1) % headroom == 0 || i + 1 == QUADS {
-                    let ones = avx2! { [_mm256_set1_epi16(1); 2] };
-                    acc[t] = self.add_i32(acc[t], both!(_mm256_madd_epi16, narrow[t], ones));
+            }
+            return acc;
+        }
+        let headroom = (32767 / (2 * 127 * ((1 << L::BITS) - 1))) as usize;
+        for (w, x) in w.chunks(headroom).zip(x.chunks(headroom)) {
+            let mut narrow = [self.splat_i32(0); MT];
+            for (w, x) in w.iter().zip(x) {
+                let w = self.load_bytes(w);
+                for (narrow, x) in narrow.as_chunks_mut().0.iter_mut().zip(x.as_chunks().0) {
+                    avx2! { add_products(narrow, w, x) }
                 }
+            }
+            let ones = avx2! { [_mm256_set1_epi16(1); 2] };
+            for t in 0..MT {
+                acc[t] = self.add_i32(acc[t], both!(_mm256_madd_epi16, narrow[t], ones));
             }
         }
         acc
@@ -510,4 +525,27 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let p = x.as_ptr();
         each!(p in [p, p.wrapping_add(8)] => _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
     }
+}
+
+/// Four columns of sixteen rows times a tile's tokens, added up in 16 bits, in this order: the compiler would do
+/// one token after the other and spill what it loaded for them.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn add_products(sums: &mut [[__m256i; 2]; TILE], w: [__m256i; 2], x: &[i32; TILE]) {
+    let [[mut a, mut b], [mut c, mut d], [mut e, mut f]] = *sums;
+    // SAFETY: reads the three words of `x` and registers; the feature is enabled.
+    unsafe {
+        asm!("vpbroadcastd {x}, dword ptr [{p}]", "vpmaddubsw {y}, {v}, {x}", "vpmaddubsw {x}, {w}, {x}",
+             "vpaddw {a}, {a}, {y}", "vpaddw {b}, {b}, {x}",
+             "vpbroadcastd {x}, dword ptr [{p} + 4]", "vpmaddubsw {y}, {v}, {x}", "vpmaddubsw {x}, {w}, {x}",
+             "vpaddw {c}, {c}, {y}", "vpaddw {d}, {d}, {x}",
+             "vpbroadcastd {x}, dword ptr [{p} + 8]", "vpmaddubsw {y}, {v}, {x}", "vpmaddubsw {x}, {w}, {x}",
+             "vpaddw {e}, {e}, {y}", "vpaddw {f}, {f}, {x}",
+             p = in(reg) x.as_ptr(), v = in(ymm_reg) w[0], w = in(ymm_reg) w[1],
+             x = out(ymm_reg) _, y = out(ymm_reg) _,
+             a = inout(ymm_reg) a, b = inout(ymm_reg) b, c = inout(ymm_reg) c,
+             d = inout(ymm_reg) d, e = inout(ymm_reg) e, f = inout(ymm_reg) f,
+             options(pure, readonly, nostack, preserves_flags));
+    }
+    *sums = [[a, b], [c, d], [e, f]];
 }

@@ -21,6 +21,7 @@ use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
 use crate::ops::gemm;
+use core::arch::asm;
 use core::arch::x86_64::*;
 
 /// The CPU has AVX-512 F, BW, VL and DQ, and what its level adds to them.
@@ -302,6 +303,10 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     fn bit_cast(self, a: Self::I) -> Self::F {
         avx512! { _mm512_castsi512_ps(a) }
     }
+    #[inline(always)]
+    fn to_bits(self, a: Self::F) -> Self::I {
+        avx512! { _mm512_castps_si512(a) }
+    }
 
     #[inline(always)]
     fn load_bytes(self, x: &[u8; STRIPE]) -> Self::I {
@@ -348,6 +353,16 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         avx512! {
             let index = _mm512_loadu_si512(index.as_ptr().cast());
             _mm512_permutex2var_epi16(self.load_bytes(first), index, self.load_bytes(last))
+        }
+    }
+    #[inline(always)]
+    fn transpose(self, lines: &mut [[u8; STRIPE]; LANES]) {
+        let mut words = [self.splat(0.0); LANES];
+        for (words, line) in words.iter_mut().zip(lines.iter()) {
+            *words = self.bit_cast(self.load_bytes(line));
+        }
+        for (line, words) in lines.iter_mut().zip(amx::transposed(self, words)) {
+            self.store_bytes(self.to_bits(words), line);
         }
     }
     #[inline(always)]
@@ -536,17 +551,26 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
+        start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
-        let mut acc = [self.splat_i32(0); MT];
-        let mut narrow = acc;
+        let mut acc = start;
+        if LEVEL >= VNNI && MT == TILE {
+            for (w, x) in w.iter().zip(x) {
+                let sums = acc.first_chunk_mut().expect("a tile's tokens");
+                avx512! { dot_quad(sums, w, x.first_chunk().expect("a tile's tokens")) }
+            }
+            return acc;
+        }
+        let mut narrow = [self.splat_i32(0); MT];
         for (i, (w, x)) in w.iter().zip(x).enumerate() {
             let w = self.load_bytes(w);
             for t in 0..MT {
                 let x = self.splat_i32(x[t]);
                 if LEVEL >= VNNI || L::BITS == 8 {
-                    let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
+                    let dot =
+                        if LEVEL >= VNNI || L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
                     acc[t] = dot(self, acc[t], w, x);
                     continue;
                 }
@@ -575,3 +599,29 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
 
 /// Tokens in a tile: twelve integer and twelve float accumulators leave room for the operands.
 const TILE: usize = 12;
+
+/// Four columns of sixteen rows times a tile's tokens, in this order: the compiler would do one token after the
+/// other, each a chain of dependent products, and spill.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn dot_quad(acc: &mut [__m512i; TILE], w: &[u8; STRIPE], x: &[i32; TILE]) {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = *acc;
+    let (mut a, mut b, mut c, mut d, mut e, mut f) = (a, b, c, d, e, f);
+    let (mut g, mut h, mut i, mut j, mut k, mut l) = (g, h, i, j, k, l);
+    // SAFETY: reads the 64 bytes of `w` and the twelve words of `x`; the features are enabled.
+    unsafe {
+        let w = _mm512_loadu_si512(w.as_ptr().cast());
+        asm!("vpdpbusd {a}, {q}, dword ptr [{x}]{{1to16}}", "vpdpbusd {b}, {q}, dword ptr [{x} + 4]{{1to16}}",
+             "vpdpbusd {c}, {q}, dword ptr [{x} + 8]{{1to16}}", "vpdpbusd {d}, {q}, dword ptr [{x} + 12]{{1to16}}",
+             "vpdpbusd {e}, {q}, dword ptr [{x} + 16]{{1to16}}", "vpdpbusd {f}, {q}, dword ptr [{x} + 20]{{1to16}}",
+             "vpdpbusd {g}, {q}, dword ptr [{x} + 24]{{1to16}}", "vpdpbusd {h}, {q}, dword ptr [{x} + 28]{{1to16}}",
+             "vpdpbusd {i}, {q}, dword ptr [{x} + 32]{{1to16}}", "vpdpbusd {j}, {q}, dword ptr [{x} + 36]{{1to16}}",
+             "vpdpbusd {k}, {q}, dword ptr [{x} + 40]{{1to16}}", "vpdpbusd {l}, {q}, dword ptr [{x} + 44]{{1to16}}",
+             q = in(zmm_reg) w, x = in(reg) x.as_ptr(),
+             a = inout(zmm_reg) a, b = inout(zmm_reg) b, c = inout(zmm_reg) c, d = inout(zmm_reg) d,
+             e = inout(zmm_reg) e, f = inout(zmm_reg) f, g = inout(zmm_reg) g, h = inout(zmm_reg) h,
+             i = inout(zmm_reg) i, j = inout(zmm_reg) j, k = inout(zmm_reg) k, l = inout(zmm_reg) l,
+             options(pure, readonly, nostack, preserves_flags));
+    }
+    *acc = [a, b, c, d, e, f, g, h, i, j, k, l];
+}

@@ -175,6 +175,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn store_i32(self, v: Self::I, out: &mut [i32; LANES]);
     /// The floats with these bits.
     fn bit_cast(self, a: Self::I) -> Self::F;
+    /// The bits of floats.
+    fn to_bits(self, a: Self::F) -> Self::I;
 
     // Sixty-four bytes.
 
@@ -191,6 +193,16 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn strided<const STRIDE: usize, const OFFSET: usize>(self, x: &[[u8; STRIDE]; 4]) -> Self::I {
         let quarter = |i: usize| x[i][OFFSET..].first_chunk().expect("sixteen bytes");
         self.quarters([quarter(0), quarter(1), quarter(2), quarter(3)])
+    }
+    /// Sixteen lines of sixteen 32-bit words, transposed.
+    #[inline(always)]
+    fn transpose(self, lines: &mut [[u8; STRIPE]; LANES]) {
+        let old = *lines;
+        for (word, line) in lines.iter_mut().enumerate() {
+            for (out, row) in line.as_chunks_mut::<4>().0.iter_mut().zip(&old) {
+                *out = row.as_chunks::<4>().0[word];
+            }
+        }
     }
     /// Two stripes in the order of the row, regrouped: of each 32 bytes the first half, then the second ones.
     fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2];
@@ -292,17 +304,19 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn arrange_panel(self, _lines: &mut [[u8; STRIPE]]) {}
 
-    /// The dot products of `QUADS` x 4 weights of sixteen rows with the activations of `MT` tokens.
+    /// `start` plus the dot products of `QUADS` x 4 weights of sixteen rows with the activations of `MT` tokens.
     ///
     /// `w[q]` holds four bytes of each of the sixteen rows, `x[q][t]` the same four columns of token `t`;
-    /// `w` has been through [`arrange_panel`](Self::arrange_panel).
+    /// `w` has been through [`arrange_panel`](Self::arrange_panel). Where [`SIGNED_ZERO`](Self::SIGNED_ZERO) says
+    /// so, bytes of `w` are unsigned whatever the format has.
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
+        start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
-        let mut acc = [self.splat_i32(0); MT];
+        let mut acc = start;
         for (w, x) in w.iter().zip(x) {
             let w = self.load_bytes(w);
             for (acc, &x) in acc.iter_mut().zip(x) {

@@ -295,6 +295,10 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     fn bit_cast(self, a: Self::I) -> Self::F {
         each!(vreinterpretq_f32_s32, a)
     }
+    #[inline(always)]
+    fn to_bits(self, a: Self::F) -> Self::I {
+        each!(vreinterpretq_s32_f32, a)
+    }
 
     #[inline(always)]
     fn load_bytes(self, x: &[u8; STRIPE]) -> Self::I {
@@ -480,14 +484,19 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
+        start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
-        match LEVEL {
+        let mut acc = match LEVEL {
             BASE => self.panel_base::<L, QUADS, MT>(w, x),
             DOTPROD => self.panel_dotprod(w, x),
             _ => self.panel_i8mm(w, x),
+        };
+        for (acc, start) in acc.iter_mut().zip(start) {
+            *acc = self.add_i32(*acc, start); // of zeros: here weights may be signed
         }
+        acc
     }
 
     const REGISTERS: usize = 8;

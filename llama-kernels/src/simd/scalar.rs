@@ -170,6 +170,10 @@ unsafe impl Simd for Scalar {
     fn bit_cast(self, a: Self::I) -> Self::F {
         a.map(|a| f32::from_bits(a as u32))
     }
+    #[inline(always)]
+    fn to_bits(self, a: Self::F) -> Self::I {
+        a.map(|a| a.to_bits().cast_signed())
+    }
 
     #[inline(always)]
     fn load_bytes(self, x: &[u8; STRIPE]) -> Self::I {

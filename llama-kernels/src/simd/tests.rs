@@ -93,6 +93,12 @@ impl Kernel for All {
             ("bit_cast", float(s.bit_cast(s.shl_i32(s.splat_i32(127), 23)))),
             ("bytes", stored.iter().map(|b| u32::from(*b)).collect()),
             ("splat_u8", int(s.splat_u8(200))),
+            ("transpose", {
+                let mut lines = from_fn(|i| from_fn(|j| w[(7 * i + j) % STRIPE].wrapping_mul(i as u8 | 1)));
+                s.transpose(&mut lines);
+                lines.iter().flatten().map(|b| u32::from(*b)).collect()
+            }),
+            ("to_bits", int(s.to_bits(fa))),
             ("quarters", int(s.quarters([&quarter[0], &quarter[3], &quarter[1], &quarter[2]]))),
             ("strided 18", int(s.strided::<18, 2>(&from_fn(|i| from_fn(|j| w[(18 * i + j) % STRIPE]))))),
             ("strided 24", int(s.strided::<24, 8>(&from_fn(|i| from_fn(|j| x[(24 * i + j) % STRIPE]))))),
@@ -242,14 +248,21 @@ impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
 
     #[inline(always)]
     fn call<S: Simd>(mut self, s: S) -> Self::Out {
-        let mut out = [[0; LANES]; TOKENS];
+        let mut start = [s.splat_i32(7); TOKENS];
+        // As pack does it: signed weights become unsigned.
+        if let (8, Some(zero)) = (L::BITS, S::SIGNED_ZERO) {
+            for (t, start) in start.iter_mut().enumerate() {
+                let sum: i32 =
+                    self.x.iter().flat_map(|x| x[t].to_le_bytes()).map(|x| i32::from(x as i8)).sum();
+                *start = s.splat_i32(7 - (sum << zero));
+            }
+            self.w.as_flattened_mut().iter_mut().for_each(|w| *w = w.wrapping_add(1 << zero));
+        }
         s.arrange_panel(&mut self.w);
-        for ((dots, out), t) in
-            s.dot_panel::<L, QUADS, TOKENS>(&self.w, &self.x).into_iter().zip(&mut out).zip(0..)
+        let mut out = [[0; LANES]; TOKENS];
+        for (dots, out) in s.dot_panel::<L, QUADS, TOKENS>(start, &self.w, &self.x).into_iter().zip(&mut out)
         {
-            let zero = if L::BITS < 8 { None } else { S::SIGNED_ZERO };
-            let sum: i32 = self.x.iter().flat_map(|x| x[t].to_le_bytes()).map(|x| i32::from(x as i8)).sum();
-            s.store_i32(s.add_i32(dots, s.splat_i32(zero.map_or(0, |zero| -sum << zero))), out);
+            s.store_i32(dots, out);
         }
         out
     }
