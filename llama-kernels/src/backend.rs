@@ -11,7 +11,8 @@ use crate::ops::pack::Panel;
 use crate::ops::push::Push;
 use crate::ops::quantize::{PairTile, QuantizeRow, QuantizeTile};
 use crate::ops::rmsnorm::RmsNorm;
-use crate::ops::rope::Rope;
+use crate::ops::rope::{Pairs, Rope};
+use crate::ops::shift::Shift;
 use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::SwiGlu;
 use crate::ops::{gemm, gemv};
@@ -59,8 +60,8 @@ pub(crate) trait Backend: Send + Sync {
     /// `out = x / rms(x) * weight`
     fn rmsnorm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32);
 
-    /// Rotates each head by one position's table (see [`crate::rope_table`]).
-    fn rope(&self, heads: &mut [f32], head_dim: usize, table: &[f32]);
+    /// Rotates each head by one position's table (see [`crate::Rotation`]).
+    fn rope(&self, heads: &mut [f32], head_dim: usize, table: &[f32], pairs: Pairs);
 
     /// `gate = silu(gate) * up`
     fn swiglu(&self, gate: &mut [[f32; LANES]], up: &[[f32; LANES]]);
@@ -76,6 +77,9 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Writes one position's key or value into its block of the cache.
     fn push(&self, job: Push<'_>);
+
+    /// Moves one head's positions within the cache.
+    fn shift(&self, job: Shift<'_>);
 }
 
 impl<S: Simd> Backend for S {
@@ -152,8 +156,8 @@ impl<S: Simd> Backend for S {
         self.run(RmsNorm { out, x, weight, eps });
     }
 
-    fn rope(&self, heads: &mut [f32], head_dim: usize, table: &[f32]) {
-        self.run(Rope { heads, head_dim, table });
+    fn rope(&self, heads: &mut [f32], head_dim: usize, table: &[f32], pairs: Pairs) {
+        self.run(Rope { heads, head_dim, table, pairs });
     }
 
     fn swiglu(&self, gate: &mut [[f32; LANES]], up: &[[f32; LANES]]) {
@@ -173,6 +177,10 @@ impl<S: Simd> Backend for S {
     }
 
     fn push(&self, job: Push<'_>) {
+        self.run(job);
+    }
+
+    fn shift(&self, job: Shift<'_>) {
         self.run(job);
     }
 }

@@ -5,8 +5,11 @@
 
 mod attention;
 mod cut;
+mod experts;
+mod heads;
 mod options;
 pub mod profile;
+mod shift;
 
 pub use self::options::{CpuError, CpuOptions};
 
@@ -20,6 +23,7 @@ use crate::kv::{KvLayer, KvShape};
 use crate::matrix::Matrix;
 use crate::ops::pack::Panel;
 use crate::ops::push::{Push, Role};
+use crate::ops::rope::Pairs;
 use crate::simd::{LANES, SPAN};
 use crate::team::{Pool, Team};
 use std::marker::PhantomData;
@@ -366,11 +370,19 @@ impl Ops<'_> {
     }
 
     /// Rotates the first `heads` heads of each of `tokens` tokens by its position's table
-    /// ([`rope_table`](crate::rope_table)); what follows them in a token's features stays.
+    /// ([`Rotation::table`](crate::Rotation::table)); what follows them in a token's features stays.
     ///
     /// # Panics
     /// If the lengths do not fit, or a table rotates more than a head.
-    pub fn rope(&self, x: &mut [f32], tokens: usize, heads: usize, head_dim: usize, tables: &[f32]) {
+    pub fn rope(
+        &self,
+        x: &mut [f32],
+        tokens: usize,
+        heads: usize,
+        head_dim: usize,
+        tables: &[f32],
+        pairs: Pairs,
+    ) {
         let Some(features) = x.len().checked_div(tokens) else { return };
         assert!(
             x.len() == tokens * features && heads * head_dim <= features,
@@ -387,7 +399,7 @@ impl Ops<'_> {
         self.team.split(tokens, &|_, t| {
             // SAFETY: each piece writes the row of its own token.
             let x = unsafe { x.part(t * features..t * features + heads * head_dim) };
-            self.cpu.backend.rope(x, head_dim, &tables[t * table..(t + 1) * table]);
+            self.cpu.backend.rope(x, head_dim, &tables[t * table..(t + 1) * table], pairs);
         });
     }
 
