@@ -119,12 +119,10 @@ impl Span {
     fn unpack<S: Simd, B: IntegerBlock>(&mut self, s: S, span: &[B], r: usize) {
         let bias = s.splat_u8((B::ZERO.map_or(0, |zero| 1 << zero) + 128) as u8);
         for pair in 0..2 {
-            let mut q = B::unpack(s, span, pair);
-            for half in 0..2 {
-                if biased::<S, B>() {
-                    q[half] = s.sub_u8(q[half], bias);
-                }
-                s.store_bytes(q[half], &mut self.bytes[2 * pair + half][r]);
+            let [first, second] = B::unpack(s, span, pair);
+            for (half, q) in [first, second].into_iter().enumerate() {
+                let q = if biased::<S, B>() { s.sub_u8(q, bias) } else { q };
+                s.store_bytes(q, &mut self.bytes[2 * pair + half][r]);
             }
         }
         let w = B::scales(s, span);
