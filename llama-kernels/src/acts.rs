@@ -14,6 +14,7 @@
 //! columns`; in [`Layout::Tiles`], it is one tile of sixteen rows of `MT tokens x 2 columns`.
 
 use crate::buffer::{Buffer, Zero};
+use crate::ops::pack::PANELS;
 use crate::simd::{LANES, SPAN, STRIPE};
 
 /// Columns that share a scale.
@@ -59,7 +60,7 @@ impl Layout {
     /// Rows of weights that an engine takes at once: what it unpacks stays in the caches with what it reads.
     pub(crate) fn rows(self) -> usize {
         match self {
-            Layout::Tiles(_) => LANES,
+            Layout::Tiles(_) => PANELS * LANES,
             // Gate and up take turns: each is to be read in long runs.
             Layout::Rows | Layout::Pairs => 8 * LANES,
         }

@@ -12,42 +12,70 @@ use crate::matrix::Matrix;
 use crate::simd::{LANES, SPAN, STRIPE, Simd};
 use std::ops::Range;
 
+/// Panels that a tile of activations is multiplied with while it is in the first-level cache. (With one, the
+/// activations of a prompt, megabytes, came from the last-level cache for each sixteen rows.)
+pub(crate) const PANELS: usize = 4;
 /// Columns of a panel: 16 KiB of bytes, which stay in the first-level cache beside the tile's activations.
 pub(crate) const INTEGER_COLS: usize = 1024;
-/// Columns of a float panel: 32 KiB.
-pub(crate) const FLOAT_COLS: usize = 512;
+/// Columns of a float panel: 16 KiB, beside which the activations of a tile have room.
+pub(crate) const FLOAT_COLS: usize = 256;
+
+/// From one token's columns to the next one's, in a tile of the float engine: a line more than the columns take.
+pub(crate) const TOKEN_STRIDE: usize = FLOAT_COLS + 16;
+
+/// Tokens of such a tile at most.
+const TOKENS: usize = 12;
 
 /// Lines of a panel in bfloat16: 32 rows of 512 columns.
 const PAIR_LINES: usize = 512;
 
-/// A worker's room for one panel.
+/// A worker's room for [`PANELS`] panels.
 pub struct Panel {
+    /// In integers.
+    pub(crate) integers: [Integers; PANELS],
+    /// In floats: one column of sixteen rows a line.
+    pub(crate) floats: [Buffer<[f32; LANES]>; PANELS],
+    /// The activations of a tile of the float engine, a block of columns.
+    pub(crate) tokens: Buffer<[f32; TOKEN_STRIDE]>,
+    /// Two panels in bfloat16, 32 columns of one row a line: one is multiplied, the next one unpacked. Or one
+    /// room of panels of two columns of sixteen rows a line.
+    #[allow(dead_code, reason = "not every architecture has matrix tiles")]
+    pub(crate) pairs: [Buffer<[u8; STRIPE]>; 2],
+}
+
+/// One panel in integers.
+pub(crate) struct Integers {
     /// Four columns of sixteen rows a line.
     pub(crate) bytes: Buffer<[u8; STRIPE]>,
     /// Sixteen rows' scales a line, per group of 16 or 32 columns.
     pub(crate) scales: Buffer<[f32; LANES]>,
     /// The minimums likewise.
     pub(crate) mins: Buffer<[f32; LANES]>,
-    /// One column of sixteen rows a line.
-    pub(crate) floats: Buffer<[f32; LANES]>,
-    /// Two panels in bfloat16, 32 columns of one row a line: one is multiplied, the next one unpacked. Or one
-    /// panel of two columns of sixteen rows a line.
-    #[allow(dead_code, reason = "not every architecture has matrix tiles")]
-    pub(crate) pairs: [Buffer<[u8; STRIPE]>; 2],
+}
+
+impl Integers {
+    fn new() -> Integers {
+        Integers {
+            bytes: Buffer::new(INTEGER_COLS / 4),
+            scales: Buffer::new(INTEGER_COLS / 16),
+            mins: Buffer::new(INTEGER_COLS / 16),
+        }
+    }
 }
 
 impl Panel {
     /// Bytes of a panel's room.
-    pub(crate) const SIZE: usize =
-        INTEGER_COLS * LANES + 2 * (INTEGER_COLS / 16) * 64 + FLOAT_COLS * 64 + 2 * PAIR_LINES * 64;
+    pub(crate) const SIZE: usize = PANELS
+        * (INTEGER_COLS * LANES + 2 * (INTEGER_COLS / 16) * 64 + FLOAT_COLS * 64)
+        + TOKENS * TOKEN_STRIDE * 4
+        + 2 * PAIR_LINES * 64;
 
-    /// Room for a panel of any format.
+    /// Room for panels of any format.
     pub fn new() -> Panel {
         Panel {
-            bytes: Buffer::new(INTEGER_COLS / 4),
-            scales: Buffer::new(INTEGER_COLS / 16),
-            mins: Buffer::new(INTEGER_COLS / 16),
-            floats: Buffer::new(FLOAT_COLS),
+            integers: std::array::from_fn(|_| Integers::new()),
+            floats: std::array::from_fn(|_| Buffer::new(FLOAT_COLS)),
+            tokens: Buffer::new(TOKENS),
             pairs: [Buffer::new(PAIR_LINES), Buffer::new(PAIR_LINES)],
         }
     }
@@ -74,7 +102,7 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
     w: Matrix<'_>,
     rows: Range<usize>,
     cols: Range<usize>,
-    panel: &mut Panel,
+    panel: &mut Integers,
 ) {
     let stripes = cols.len().div_ceil(STRIPE);
     let (first, last) = (cols.start / B::LEN, cols.end / B::LEN);
@@ -137,7 +165,7 @@ impl Span {
 
     /// Transposes the rows into their places in the panel.
     #[inline(always)]
-    fn place<S: Simd, B: IntegerBlock>(&mut self, s: S, panel: &mut Panel, at: usize) {
+    fn place<S: Simd, B: IntegerBlock>(&mut self, s: S, panel: &mut Integers, at: usize) {
         const LINES: usize = SPAN / 4;
         // A panel ends with a stripe, which may be before the end of the span.
         let lines = panel.bytes.get_mut(at * LINES..).unwrap_or_default();
@@ -173,21 +201,25 @@ pub(crate) fn float<S: Simd, B: FloatBlock>(
     w: Matrix<'_>,
     rows: Range<usize>,
     cols: Range<usize>,
-    panel: &mut Panel,
+    panel: &mut [[f32; LANES]],
 ) {
-    if rows.len() < LANES {
-        panel.floats[..cols.len()].fill([0.0; LANES]);
-    }
-    for (r, row) in rows.enumerate() {
-        let row = &B::cast(w.rows_bytes(row..row + 1))[cols.clone()];
-        for (lines, blocks) in panel.floats.chunks_mut(LANES).zip(row.chunks(LANES)) {
-            let mut padded = [B::zeroed(); LANES];
-            padded[..blocks.len()].copy_from_slice(blocks);
-            let mut column = [0.0; LANES];
-            s.store(B::widen(s, &padded), &mut column);
-            for (line, v) in lines.iter_mut().zip(column) {
-                line[r] = v;
-            }
+    for (i, lines) in panel[..cols.len()].chunks_mut(LANES).enumerate() {
+        let mut block = [[0; STRIPE]; LANES];
+        for (row, out) in rows.clone().zip(&mut block) {
+            let row = &B::cast(w.rows_bytes(row..row + 1))[cols.clone()][i * LANES..];
+            let v = match row.first_chunk() {
+                Some(whole) => B::widen(s, whole),
+                None => {
+                    let mut padded = [B::zeroed(); LANES];
+                    padded[..lines.len()].copy_from_slice(&row[..lines.len()]);
+                    B::widen(s, &padded)
+                }
+            };
+            s.store_bytes(s.to_bits(v), out);
+        }
+        s.transpose(&mut block);
+        for (line, column) in lines.iter_mut().zip(&block) {
+            s.store(s.bit_cast(s.load_bytes(column)), line);
         }
     }
 }

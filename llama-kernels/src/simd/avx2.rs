@@ -500,6 +500,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
             }
             return acc;
         }
+        const { assert!(MT.is_multiple_of(TILE), "whole tiles") };
         let headroom = (32767 / (2 * 127 * ((1 << L::BITS) - 1))) as usize;
         for (w, x) in w.chunks(headroom).zip(x.chunks(headroom)) {
             let mut narrow = [self.splat_i32(0); MT];

@@ -5,58 +5,66 @@
 //! per batch, in pairs of columns of [`TILE`] tokens ([`crate::acts`]), of which the instruction broadcasts one
 //! from memory. It takes subnormal numbers for zeros and returns none.
 
-use super::super::amx::transposed;
 use super::{Avx512, BF16, TILE};
 use crate::acts::GROUP;
+use crate::matrix::Matrix;
 use crate::ops::gemm::Job;
+use crate::ops::pack::PANELS;
 use crate::simd::{LANES, STRIPE, Simd};
 use core::arch::x86_64::*;
 use std::mem::transmute;
+use std::ops::Range;
 
-/// Columns of a panel: 16 KiB, which stay in the first-level cache beside a tile's 12 KiB.
-const COLS: usize = 512;
+/// Columns of a panel: 8 KiB, which stay in the first-level cache beside a tile's 6 KiB.
+const COLS: usize = 256;
 
-/// The engine of bfloat16 weights, for at most sixteen rows.
+/// The engine of bfloat16 weights.
 #[inline(always)]
 pub(super) fn gemm(s: Avx512<BF16>, job: Job<'_>) {
     let Job { w, rows, acts, out, panel, .. } = job;
     assert_eq!(w.cols(), acts.cols, "columns of the matrix, features of the activations");
-    assert!(rows.len() <= LANES, "{} rows of a panel of sixteen", rows.len());
     out.fill([0.0; LANES]);
+    let Some(padded) = out.len().checked_div(rows.len().div_ceil(LANES)) else { return };
+    assert!(rows.len() <= PANELS * LANES && padded > 0, "{} rows, {padded} tokens", rows.len());
     for start in (0..w.cols()).step_by(COLS) {
         let cols = start..w.cols().min(start + COLS);
         let pairs = cols.len().next_multiple_of(STRIPE) / 2;
-        let panel = &mut panel.pairs[0][..pairs];
-        for (group, lines) in panel.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            let bytes = 2 * (start + group * GROUP)..2 * cols.end;
-            let mut words = [s.splat(0.0); LANES];
-            for (row, words) in rows.clone().zip(&mut words) {
-                let row = w.rows_bytes(row..row + 1).get(bytes.clone()).unwrap_or(&[]);
-                let mut padded = [0; STRIPE];
-                let line = match row.first_chunk() {
-                    Some(whole) => whole,
-                    None => {
-                        padded[..row.len()].copy_from_slice(row);
-                        &padded
-                    }
-                };
-                *words = s.bit_cast(s.load_bytes(line));
-            }
-            for (line, words) in lines.iter_mut().zip(transposed(s, words)) {
-                // SAFETY: the value of `s` proves AVX-512; the types are of the same bits.
-                s.store_bytes(unsafe { _mm512_castps_si512(words) }, line);
+        let panels = &mut panel.pairs[0];
+        for (i, lines) in panels.chunks_exact_mut(COLS / 2).take(rows.len().div_ceil(LANES)).enumerate() {
+            let first = rows.start + i * LANES;
+            let sixteen = first..rows.end.min(first + LANES);
+            pack(s, &w, sixteen, start..cols.end, &mut lines[..pairs]);
+        }
+        for tile in 0..padded / TILE {
+            let x = &acts.pairs(tile)[start / 2 * TILE..][..pairs * TILE];
+            for (panel, out) in panels.chunks_exact(COLS / 2).zip(out.chunks_exact_mut(padded)) {
+                let c = out[tile * TILE..].first_chunk_mut().expect("whole tiles");
+                multiply(s, &panel[..pairs], x, c);
             }
         }
-        for (i, c) in out.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
-            let x = &acts.pairs(i)[start / 2 * TILE..][..pairs * TILE];
-            tile(s, panel, x, c);
+    }
+}
+
+/// Fills a panel with the pairs of `cols` of at most sixteen rows; what is missing is zero.
+#[inline(always)]
+fn pack(s: Avx512<BF16>, w: &Matrix<'_>, rows: Range<usize>, cols: Range<usize>, panel: &mut [[u8; STRIPE]]) {
+    for (group, lines) in panel.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let bytes = 2 * (cols.start + group * GROUP)..2 * cols.end;
+        *lines = [[0; STRIPE]; LANES];
+        for (row, line) in rows.clone().zip(lines.iter_mut()) {
+            let row = w.rows_bytes(row..row + 1).get(bytes.clone()).unwrap_or(&[]);
+            match row.first_chunk() {
+                Some(whole) => *line = *whole,
+                None => line[..row.len()].copy_from_slice(row),
+            }
         }
+        s.transpose(lines);
     }
 }
 
 /// `c[t][r] += panel[r] * x[t]`, two columns at a time.
 #[inline(always)]
-fn tile(s: Avx512<BF16>, panel: &[[u8; STRIPE]], x: &[i32], c: &mut [[f32; LANES]; TILE]) {
+fn multiply(s: Avx512<BF16>, panel: &[[u8; STRIPE]], x: &[i32], c: &mut [[f32; LANES]; TILE]) {
     let mut acc = [s.splat(0.0); TILE];
     for (acc, c) in acc.iter_mut().zip(c.iter()) {
         *acc = s.load(c);
