@@ -1,6 +1,9 @@
-//! The tokenizer gives SentencePiece's ids, and its text comes back unchanged.
+//! The tokenizer gives the reference's ids, and its text comes back unchanged.
 //!
-//! Ids and digests were computed once with SentencePiece's own library.
+//! Ids and digests for SentencePiece's vocabularies were computed once with SentencePiece's own library.
+
+#[path = "tokenizer/byte_level.rs"]
+mod byte_level;
 
 use llama_core::gguf::{ArrayBuf, Gguf, Writer};
 use llama_core::tokenizer::{Merges, Vocab};
