@@ -5,9 +5,10 @@ use llama_benches::{
     Cold, Figure, PROBE, check, cold_memory, cpus, criterion, label, measure, product, repeat,
 };
 use llama_kernels::limits::{copy, float_peak};
-use llama_kernels::{Cpu, Format, KvLayer, KvShape, KvType, rope_table};
+use llama_kernels::{Cpu, Format, KvLayer, KvShape, KvType, Pairs, Rotation};
 use llama_tests::close;
-use llama_tests::oracle::{Heads, Rope};
+use llama_tests::oracle::Heads;
+use llama_tests::rope::Rope;
 use llama_tests::shapes::Data;
 use std::cell::LazyCell;
 use std::ops::Range;
@@ -67,19 +68,22 @@ fn rmsnorm(c: &mut Criterion, cpu: &Cpu) {
 
 fn rope(c: &mut Criterion, cpu: &Cpu) {
     measure(c, format!("rope/{}", label(cpu)), || {
-        let rope = Rope { dims: HEADS.dim, base: 1e4, scale: 1.0, factors: None };
-        let frequencies: Vec<f64> = (0..HEADS.dim / 2).map(|i| rope.angle(1, i)).collect();
+        let rope = Rope::plain(HEADS.dim, 1e4);
+        let frequencies: Vec<f64> = (0..HEADS.dim / 2).map(|i| rope.angle(1.0, i)).collect();
+        let rotation = Rotation { frequencies, magnitude: 1.0, pairs: rope.pairs };
         let mut tables = vec![0.0; TOKENS * 2 * HEADS.dim];
         for (position, table) in tables.chunks_exact_mut(2 * HEADS.dim).enumerate() {
-            rope_table(table, position, &frequencies);
+            rotation.table(table, position as f64);
         }
         let x = Data::new(2).values(TOKENS * FEATURES);
         let mut y = x.clone();
-        repeat(cpu, 1, |ops| ops.rope(&mut y, TOKENS, HEADS.query, HEADS.dim, &tables));
+        repeat(cpu, 1, |ops| ops.rope(&mut y, TOKENS, HEADS.query, HEADS.dim, &tables, Pairs::Adjacent));
         let last = (TOKENS - 1) * FEATURES;
         close::rope(&x[last..], HEADS.dim, TOKENS - 1, &rope).check(&y[last..], "rope");
 
-        let work = move |n| repeat(cpu, n, |ops| ops.rope(&mut y, TOKENS, HEADS.query, HEADS.dim, &tables));
+        let work = move |n| {
+            repeat(cpu, n, |ops| ops.rope(&mut y, TOKENS, HEADS.query, HEADS.dim, &tables, Pairs::Adjacent))
+        };
         (light(cpu), work)
     });
 }

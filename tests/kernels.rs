@@ -2,6 +2,10 @@
 //! floats within a derived bound. Formats and instruction sets come from their registries, so a new one
 //! is covered the day it is registered.
 
+#[path = "kernels/context.rs"]
+mod context;
+#[path = "kernels/layers.rs"]
+mod layers;
 #[path = "kernels/operations.rs"]
 mod operations;
 

@@ -2,6 +2,15 @@
 //! derives: every format on every instruction set, prompts and single tokens, and the variants of the
 //! graph that files may ask for.
 
+#[path = "model/architectures.rs"]
+mod architectures;
+#[path = "model/cache_types.rs"]
+mod cache_types;
+#[path = "model/context.rs"]
+mod context;
+#[path = "model/reference.rs"]
+mod reference;
+
 use llama_core::gguf::{Gguf, Value, Writer};
 use llama_core::synth::{Shape, Spec, Synth};
 use llama_core::{Model, Options, Token};
@@ -268,10 +277,16 @@ fn every_variant_of_the_graph_agrees() {
     with("half of each head rotates", &[("llama.rope.dimension_count", 16u32.into())]);
     with("another base", &[("llama.rope.freq_base", 1e6f32.into())]);
     with("a larger epsilon", &[("llama.attention.layer_norm_rms_epsilon", 0.5f32.into())]);
-    with(
-        "linear scaling",
-        &[("llama.rope.scaling.type", "linear".into()), ("llama.rope.scaling.factor", 4f32.into())],
-    );
+    let scaled = |kind| {
+        [("llama.rope.scaling.type", Value::from(kind)), ("llama.rope.scaling.factor", Value::from(4f32))]
+    };
+    with("linear scaling", &scaled("linear"));
+    with("no scaling", &scaled("none"));
+    // Of 16 pairs, three are left alone, eight are scaled in part.
+    let original = ("llama.rope.scaling.original_context_length", Value::from(512u32));
+    with("YaRN", &[&scaled("yarn")[..], std::slice::from_ref(&original)].concat());
+    let magnitude = ("llama.rope.scaling.attn_factor", Value::from(0.8f32));
+    with("YaRN, less magnified", &[&scaled("yarn")[..], &[original, magnitude]].concat());
     // The same matrices, cut into heads of another width.
     let width = 64u32;
     with(

@@ -6,8 +6,8 @@
 use crate::list::{List, list, pair};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use llama_core::Mix;
-use llama_core::synth::Shape;
+use llama_core::synth::{Family, Shape};
+use llama_core::{Mix, Scaling};
 use llama_kernels::{Cpu, KvType};
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
@@ -71,6 +71,15 @@ pub(crate) struct Run {
     pub(crate) ubatch_size: u32,
     #[command(flatten)]
     pub(crate) cache: Cache,
+    #[command(flatten)]
+    pub(crate) rope: Rope,
+    /// When the context is full, forget half of it and go on; without this flag it ends the text
+    #[arg(long)]
+    pub(crate) context_shift: bool,
+    /// First tokens of the prompt that are never forgotten, and the one that begins the text; -1: all of it
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)), requires = "context_shift")]
+    pub(crate) keep: i64,
     #[command(flatten)]
     pub(crate) sampling: Sampling,
     #[command(flatten)]
@@ -143,6 +152,39 @@ pub(crate) struct Cache {
     /// What values are cached as, also spelled -ctv
     #[arg(long, value_name = "TYPE", default_value_t = KvType::default(), ignore_case = true, value_parser = cache_type())]
     pub(crate) cache_type_v: KvType,
+}
+
+/// How positions are turned; what is not given is what the model says.
+#[derive(Args)]
+#[command(next_help_heading = "Rotary embedding")]
+pub(crate) struct Rope {
+    /// How it is scaled for longer contexts; ntk changes the base by the factor, dynamic as the text grows
+    #[arg(long, value_name = "KIND", value_parser = named(Scaling::ALL.iter().map(|s| s.name()), Scaling::from_name))]
+    pub(crate) rope_scaling: Option<Scaling>,
+    /// Factor by which the context becomes longer
+    #[arg(long, value_name = "N", value_parser = number(1e-3..=1e6))]
+    pub(crate) rope_scale: Option<f32>,
+    /// Base of the frequencies
+    #[arg(long, value_name = "N", value_parser = number(1.0..=1e12))]
+    pub(crate) rope_freq_base: Option<f32>,
+    /// The inverse of --rope-scale
+    #[arg(long, value_name = "N", value_parser = number(1e-6..=1e3), conflicts_with = "rope_scale")]
+    pub(crate) rope_freq_scale: Option<f32>,
+    /// Positions that the model was trained for, for yarn and dynamic
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) yarn_orig_ctx: Option<u32>,
+    /// How much of the unscaled angles yarn keeps where pairs turn often
+    #[arg(long, value_name = "N", value_parser = number(0.0..=1.0))]
+    pub(crate) yarn_ext_factor: Option<f32>,
+    /// What yarn's magnitude is multiplied by
+    #[arg(long, value_name = "N", value_parser = number(1e-3..=1e3))]
+    pub(crate) yarn_attn_factor: Option<f32>,
+    /// Turns up to which yarn scales in full
+    #[arg(long, value_name = "N", value_parser = number(1e-3..=1e6))]
+    pub(crate) yarn_beta_slow: Option<f32>,
+    /// Turns from which on yarn scales nothing
+    #[arg(long, value_name = "N", value_parser = number(1e-3..=1e6))]
+    pub(crate) yarn_beta_fast: Option<f32>,
 }
 
 #[derive(Args)]
@@ -277,6 +319,10 @@ pub(crate) struct Synth {
     #[arg(long, value_name = "SHAPE", ignore_case = true,
           value_parser = named(Shape::ALL.iter().map(|s| s.name), Shape::from_name))]
     pub(crate) shape: Shape,
+    /// Whose architecture: mistral is llama with a window, mixtral llama with experts
+    #[arg(long, value_name = "ARCH", default_value = "llama", ignore_case = true,
+          value_parser = named(Family::ALL.iter().map(|f| f.name()), Family::from_name))]
+    pub(crate) arch: Family,
     /// Layers [default: the shape's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) layers: Option<u32>,
@@ -368,129 +414,4 @@ fn number(range: RangeInclusive<f32>) -> impl Fn(&str) -> Result<f32, String> + 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    fn run(args: &[&str]) -> Result<Run, clap::Error> {
-        let args = ["llama", "run", "-m", "x"].iter().chain(args).map(OsString::from);
-        match Cli::try_parse_from(spelled_out(args))?.command {
-            Command::Run(run) => Ok(run),
-            _ => unreachable!("the arguments start with `run`"),
-        }
-    }
-
-    fn bench(args: &[&str]) -> Result<Bench, clap::Error> {
-        let args = ["llama", "bench"].iter().chain(args).map(OsString::from);
-        match Cli::try_parse_from(spelled_out(args))?.command {
-            Command::Bench(bench) => Ok(bench),
-            _ => unreachable!("the arguments start with `bench`"),
-        }
-    }
-
-    #[test]
-    fn defaults_of_bench_are_those_of_llama_bench() {
-        let bench = bench(&[]).unwrap();
-        let flat = |lists: &[List]| List::flat(lists);
-        assert_eq!((flat(&bench.n_prompt), flat(&bench.n_gen)), (vec![512], vec![128]));
-        assert_eq!((flat(&bench.n_depth), flat(&bench.batch_size)), (vec![0], vec![2048]));
-        assert_eq!((flat(&bench.ubatch_size), bench.repetitions, bench.delay), (vec![512], 5, 0));
-        assert_eq!(
-            (&bench.cache_type_k[..], &bench.cache_type_v[..]),
-            (&[KvType::F16][..], &[KvType::F16][..])
-        );
-        assert!(bench.pg.is_empty() && bench.isa.is_empty() && bench.threads.is_empty());
-        assert_eq!((bench.output, bench.output_err), (Table::Md, None));
-    }
-
-    #[test]
-    fn lists_and_ranges_add_up_and_replace_the_default() {
-        let args = ["-p", "0,64", "-p", "128", "-t", "1-4", "-ub=8-64*2", "-pg", "16,4", "-pg", "32,8", "-d"];
-        let bench = bench(
-            &[&args[..], &["0,512", "-oe", "jsonl", "--isa", "avx2,scalar", "-ctk", "f16,F16"]].concat(),
-        );
-        let bench = bench.unwrap();
-        assert_eq!(List::flat(&bench.n_prompt), [0, 64, 128]);
-        assert_eq!(List::flat(&bench.threads), [1, 2, 3, 4]);
-        assert_eq!(List::flat(&bench.ubatch_size), [8, 16, 32, 64]);
-        assert_eq!((&bench.pg[..], List::flat(&bench.n_depth)), (&[(16, 4), (32, 8)][..], vec![0, 512]));
-        assert_eq!((bench.output_err, bench.isa.len(), bench.cache_type_k.len()), (Some(Table::Jsonl), 2, 2));
-    }
-
-    #[test]
-    fn what_llama_bench_has_for_other_machines_is_refused() {
-        for bad in [
-            &["-ngl", "99"][..],
-            &["--numa", "distribute"],
-            &["-p", "8-1"],
-            &["-p", "1048577"],
-            &["-t", "0"],
-            &["-t", "0-4"],
-            &["-b", "0"],
-            &["-ub", "a"],
-            &["-pg", "16"],
-            &["-ctk", "q9"],
-            &["-o", "xml"],
-            &["--delay", "-1"],
-        ] {
-            assert!(bench(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn defaults_are_those_of_llama_cpp() {
-        let run = run(&[]).unwrap();
-        assert_eq!((run.predict, run.ctx_size, run.batch_size, run.ubatch_size), (-1, 0, 2048, 512));
-        assert_eq!((run.cache.cache_type_k, run.cache.cache_type_v), (KvType::F16, KvType::F16));
-        let s = run.sampling;
-        assert_eq!((s.temp, s.top_k, s.top_p, s.min_p), (0.8, 40, 0.95, 0.05));
-        assert_eq!((s.repeat_penalty, s.repeat_last_n, s.seed), (1.0, 64, Seed::Random));
-    }
-
-    #[test]
-    fn negative_numbers_and_short_names_are_read() {
-        let run =
-            run(&["-n", "-1", "-s", "-1", "-ub", "8", "--repeat-last-n", "-1", "-p", "- item"]).unwrap();
-        assert_eq!((run.predict, run.ubatch_size, run.sampling.repeat_last_n), (-1, 8, -1));
-        assert_eq!(run.text.prompt.as_deref(), Some("- item"));
-    }
-
-    #[test]
-    fn long_short_names_are_rewritten_only_where_they_are_flags() {
-        assert_eq!(run(&["-ub=8"]).unwrap().ubatch_size, 8);
-        assert_eq!(run(&["-p", "-ub"]).unwrap().text.prompt.as_deref(), Some("-ub"));
-        assert_eq!(run(&["-pg"]).unwrap().text.prompt.as_deref(), Some("g"));
-        let cache = run(&["-ctk", "q8_0", "-ctv=Q4_0"]).unwrap().cache;
-        assert_eq!((cache.cache_type_k, cache.cache_type_v), (KvType::Q8_0, KvType::Q4_0));
-        assert_eq!(run(&["-p", "-ctk"]).unwrap().text.prompt.as_deref(), Some("-ctk"));
-    }
-
-    #[test]
-    fn numbers_out_of_range_are_usage_errors() {
-        for bad in [
-            ["-t", "0"],
-            ["-t", "1000000"],
-            ["-n", "-2"],
-            ["-b", "0"],
-            ["-ub", "0"],
-            ["--temp", "-1"],
-            ["--temp", "nan"],
-            ["--top-p", "1.5"],
-            ["--min-p", "-0.1"],
-            ["--top-k", "-1"],
-            ["--repeat-penalty", "0"],
-            ["--seed", "-2"],
-            ["-c", "-1"],
-            ["-ctk", "q5_0"],
-            ["-ctv", ""],
-        ] {
-            assert!(run(&bad).is_err(), "{bad:?}");
-        }
-        assert!(run(&["-p", "a", "-f", "b"]).is_err());
-    }
-}
+mod tests;

@@ -284,7 +284,8 @@ fn name(model: &Model) -> Result<String, Failure> {
     let gguf = model.gguf();
     let file = || gguf.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let name = gguf.opt_str("general.name")?.map_or_else(file, str::to_owned);
-    let format = model.weights().layers.first().map(|layer| format!(" {}", layer.ffn_up.matrix().format()));
+    let network = model.weights().layers.first().and_then(|layer| layer.ffn.networks().first());
+    let format = network.map(|network| format!(" {}", network.up.matrix().format()));
     Ok(printable(&name) + &format.unwrap_or_default())
 }
 

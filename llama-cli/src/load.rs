@@ -1,9 +1,9 @@
 //! What every subcommand starts with: a text, a model, something that computes.
 
-use crate::args::{Cache, Compute, Text};
+use crate::args::{Cache, Compute, Rope, Text};
 use crate::failure::Failure;
 use llama_core::gguf::Gguf;
-use llama_core::{Model, Options};
+use llama_core::{Model, Options, RopeOptions};
 use llama_kernels::{Cpu, CpuOptions};
 use std::fs;
 use std::io::{self, Read};
@@ -44,6 +44,22 @@ impl Cache {
     /// The options with these types.
     pub(crate) fn apply(&self, options: Options) -> Options {
         options.cache_type_k(self.cache_type_k).cache_type_v(self.cache_type_v)
+    }
+}
+
+impl Rope {
+    /// What the flags change.
+    pub(crate) fn options(&self) -> RopeOptions {
+        RopeOptions {
+            scaling: self.rope_scaling,
+            factor: self.rope_scale.or(self.rope_freq_scale.map(|scale| 1.0 / scale)),
+            freq_base: self.rope_freq_base,
+            original_context: self.yarn_orig_ctx.map(|positions| positions as usize),
+            ext_factor: self.yarn_ext_factor,
+            attn_factor: self.yarn_attn_factor,
+            beta_fast: self.yarn_beta_fast,
+            beta_slow: self.yarn_beta_slow,
+        }
     }
 }
 

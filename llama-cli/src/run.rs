@@ -4,7 +4,7 @@ use crate::args::{Run, Sampling, Seed};
 use crate::failure::Failure;
 use crate::output::{note, print};
 use crate::{interrupt, load};
-use llama_core::{Error, Options, Sampler, Session, StopReason};
+use llama_core::{Error, Model, Options, Prompt, Sampler, Session, StopReason};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IsTerminal};
 use std::time::Instant;
@@ -16,10 +16,13 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let clock = Instant::now();
     let cpu = args.compute.cpu()?;
     let model = load::model(&args.model)?;
-    let options = Options::default().cpu(cpu).cancel(cancel).ubatch(args.ubatch());
+    let options = Options::default().cpu(cpu).cancel(cancel).ubatch(args.ubatch()).rope(args.rope.options());
     let mut options = args.cache.apply(options);
     if args.ctx_size > 0 {
         options = options.context(args.ctx_size);
+    }
+    if args.context_shift {
+        options = options.context_shift(args.keep(&prompt, &model));
     }
     let mut session = model.session(options)?;
     let load_time = clock.elapsed();
@@ -67,6 +70,12 @@ impl Run {
             prompt.pop();
         }
         Ok(prompt)
+    }
+
+    /// Tokens that are never forgotten, beside the one that begins the text.
+    fn keep(&self, prompt: &str, model: &Model) -> usize {
+        let prompt = || model.tokenizer().encode(&Prompt::from(prompt)).len();
+        usize::try_from(self.keep).unwrap_or_else(|_| prompt())
     }
 
     fn ubatch(&self) -> usize {

@@ -21,7 +21,7 @@ pub(crate) fn synth(args: &Args) -> Result<(), Failure> {
         return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "it exists (--force replaces it)")));
     }
     let layers = args.layers.map_or(args.shape.layers, |layers| layers as usize);
-    let shape = Shape { layers, ..args.shape };
+    let shape = Shape { layers, ..args.shape.of(args.arch) };
     let model = Synth::new(&Spec { shape, format: args.format, seed: args.seed })?;
 
     let cancel = interrupt::watch()?;

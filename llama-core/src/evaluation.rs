@@ -4,16 +4,17 @@
 //! scratch holds the logits of the last one.* New tokens are appended behind that prefix, and
 //! [`Evaluation::catch_up`] evaluates what is missing. So a generated token that nobody has evaluated
 //! yet, a prompt that was cancelled half-way and a truncated conversation need no bookkeeping of
-//! their own.
+//! their own. Tokens that leave a full context leave tokens and cache alike, and the last one never does.
 
-use crate::forward::{Outputs, forward};
+use crate::forward::{Outputs, Pass, forward};
 use crate::kv_cache::KvCache;
 use crate::model::Model;
+use crate::rope::Rope;
 use crate::session::StopReason;
 use crate::state::State;
 use crate::stats::Stats;
 use crate::{Error, Result, Token};
-use llama_kernels::Cpu;
+use llama_kernels::{Cpu, Rotation};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,6 +26,12 @@ pub(crate) struct Evaluation {
     pub(crate) deterministic: bool,
     /// Tokens of one pass at most.
     pub(crate) ubatch: usize,
+    /// What tokens are kept when the context is full and others are forgotten; `None` forgets nothing.
+    pub(crate) keep: Option<usize>,
+    pub(crate) rope: Rope,
+    /// How the cached keys have turned, in texts up to `stage`.
+    pub(crate) rotation: Rotation,
+    pub(crate) stage: usize,
     pub(crate) kv: KvCache,
     pub(crate) state: State,
     pub(crate) tokens: Vec<Token>,
@@ -33,17 +40,19 @@ pub(crate) struct Evaluation {
 }
 
 impl Evaluation {
-    /// Appends tokens behind the evaluated ones, or leaves everything as it was.
+    /// Appends tokens behind the evaluated ones, or leaves everything as it was. If earlier ones may be
+    /// forgotten, that makes room.
     pub(crate) fn append(&mut self, tokens: &[Token]) -> Result<()> {
         let vocab = self.vocab();
         if let Some(&token) = tokens.iter().find(|token| token.0 as usize >= vocab) {
             return Err(Error::Token { token, vocab });
         }
         let context = self.kv.context();
-        let room = context - self.tokens.len();
+        let room = context - self.tokens.len() + self.forgettable();
         if tokens.len() > room {
             return Err(Error::Context { tokens: tokens.len(), room, context });
         }
+        self.make_room(tokens.len());
         self.tokens.extend_from_slice(tokens);
         Ok(())
     }
@@ -80,8 +89,31 @@ impl Evaluation {
         self.kv.truncate(self.kv.len().min(len.saturating_sub(1)));
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.tokens.len() == self.kv.context()
+    /// Forgets tokens until there is room for so many, and tells whether there is: half of those that are
+    /// not to be kept, or more if that is too few.
+    pub(crate) fn make_room(&mut self, tokens: usize) -> bool {
+        let room = self.kv.context() - self.tokens.len();
+        let missing = tokens.saturating_sub(room);
+        let forgettable = self.forgettable();
+        if missing > forgettable {
+            return false;
+        }
+        if missing > 0 {
+            let count = missing.max(forgettable.div_ceil(2));
+            let start = self.tokens.len() - 1 - forgettable;
+            self.tokens.drain(start..start + count);
+            self.kv.remove(start..start + count, &self.cpu, &self.rotation);
+            self.stats.forgotten_tokens += count;
+        }
+        true
+    }
+
+    /// How many tokens may be forgotten: all but those at the beginning that are to be kept and the last.
+    fn forgettable(&self) -> usize {
+        let Some(keep) = self.keep else { return 0 };
+        let bos = self.model.tokenizer().bos();
+        let kept = keep.saturating_add(usize::from(bos.is_some() && self.tokens.first().copied() == bos));
+        self.tokens.len().saturating_sub(kept.saturating_add(1))
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -98,17 +130,17 @@ impl Evaluation {
             return Err(Error::Cancelled);
         }
         let start = self.kv.len();
-        let end = self.tokens.len().min(start + self.ubatch);
-        let tokens = &self.tokens[start..end];
-        forward(
-            &self.cpu,
-            self.model.parts(),
-            tokens,
-            &mut self.kv,
-            &mut self.state,
-            outputs,
-            self.deterministic,
-        );
+        let stage = self.rope.stage_end(start);
+        let end = self.tokens.len().min(start + self.ubatch).min(stage);
+        let parts = self.model.parts();
+        if stage != self.stage {
+            let rotation = self.rope.rotation(stage, parts.weights.rope_freqs.as_deref());
+            self.kv.turn(&self.cpu, &self.rotation, &rotation);
+            (self.rotation, self.stage) = (rotation, stage);
+        }
+        let (cpu, rotation, deterministic) = (&*self.cpu, &self.rotation, self.deterministic);
+        let pass = Pass { cpu, rotation, outputs, deterministic };
+        forward(&pass, parts, &self.tokens[start..end], &mut self.kv, &mut self.state);
         Ok(())
     }
 
@@ -116,3 +148,6 @@ impl Evaluation {
         self.model.config().vocab
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use std::time::Instant;
 ///
 /// Each item is one token's text, in whole UTF-8 characters, so `.take(256)` means 256 tokens; an
 /// item is empty if its token completes no character. It ends where the model ends the text, where
-/// the context is full or where the session was cancelled
+/// the context is full (unless [`Options::context_shift`](crate::Options::context_shift) goes on) or where the session was cancelled
 /// ([`Session::stopped`](crate::Session::stopped) tells which), or after an error.
 ///
 /// Nothing is lost by dropping it: the session holds every token that was handed out, and the next
@@ -64,7 +64,7 @@ impl<'a> Generate<'a> {
         let result = evaluation.catch_up();
         evaluation.stats.generation_steps += evaluation.kv.len() - behind;
         result?;
-        if evaluation.is_full() {
+        if !evaluation.make_room(1) {
             evaluation.stopped = Some(StopReason::Context);
             return Ok(None);
         }

@@ -1,4 +1,4 @@
-//! Llama 2 inference on CPUs, from GGUF files.
+//! Inference of Llama 2 and its relatives on CPUs, from GGUF files.
 //!
 //! ```no_run
 //! use llama_core::{Model, Options, Sampler};
@@ -47,6 +47,7 @@
 
 #![deny(unsafe_code)]
 
+mod architecture;
 mod chat;
 mod config;
 mod error;
@@ -56,8 +57,10 @@ mod generate;
 pub mod gguf;
 mod kv_cache;
 mod mix;
+mod mixture;
 mod model;
 mod plan;
+mod rope;
 mod sampler;
 mod session;
 mod state;
@@ -67,14 +70,15 @@ pub mod tokenizer;
 mod weights;
 
 pub use chat::Chat;
-pub use config::{Config, Rope};
+pub use config::{Config, Experts};
 pub use error::{Error, Result};
 pub use generate::Generate;
 pub use mix::Mix;
 pub use model::Model;
 pub use plan::Plan;
+pub use rope::{Rope, RopeOptions, Scaling};
 pub use sampler::Sampler;
 pub use session::{Options, Session, StopReason};
 pub use stats::Stats;
 pub use tokenizer::{Prompt, Segment, Token, Tokenizer};
-pub use weights::{Layer, Tensor, Weights};
+pub use weights::{FeedForward, Layer, Mlp, Tensor, Weights};

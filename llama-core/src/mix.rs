@@ -185,7 +185,7 @@ impl Recipe {
         let rules = match part {
             "attn_v.weight" => self.attn_v,
             "attn_output.weight" => self.attn_output,
-            "ffn_down.weight" => self.ffn_down,
+            "ffn_down.weight" | "ffn_down_exps.weight" => self.ffn_down,
             _ => &[],
         };
         let layer = layer.parse().unwrap_or(usize::MAX);

@@ -61,7 +61,7 @@ impl Model {
         let config = Config::new(&gguf)?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let weights = Weights::load(&gguf, &config)?;
-        let parts = ModelParts::new(config, weights);
+        let parts = ModelParts { config, weights };
         Ok(Model(Arc::new(Inner { gguf, tokenizer, parts, cpu: Mutex::new(None) })))
     }
 

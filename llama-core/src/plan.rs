@@ -49,7 +49,8 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Key`] if the header describes no model that this library runs; [`Error::Option`]
-    /// if context or ubatch is zero, or the context beyond all that a machine could hold.
+    /// if context or ubatch is zero, the context beyond all that a machine could hold, or the tokens to be
+    /// kept leave no room in it.
     pub fn new(gguf: &crate::gguf::Gguf, options: &Options) -> Result<Plan> {
         Plan::of(&Config::new(gguf)?, gguf.file_bytes(), options)
     }
@@ -59,6 +60,13 @@ impl Plan {
             true => Ok(value),
             false => Err(Error::Option { option, expected: format!("1 to {max}"), found: value.to_string() }),
         };
+        if let Some(keep) =
+            options.keep.filter(|&keep| keep.saturating_add(3) > options.context.unwrap_or(config.context))
+        {
+            // One that begins the text, one to forget, one to go on from.
+            let expected = "a number at least 3 below the context".into();
+            return Err(Error::Option { option: "keep", expected, found: keep.to_string() });
+        }
         // No size computed below this limit can overflow.
         let per_position = (config.k_width() + config.v_width()).saturating_mul(config.n_layers);
         let max = (MAX_CACHED / per_position.max(1)).clamp(1, MAX_CONTEXT);

@@ -8,7 +8,7 @@ use crate::plan::Plan;
 use crate::state::State;
 use crate::stats::Stats;
 use crate::tokenizer::{Prompt, Segment};
-use crate::{Error, Result, Sampler, Token};
+use crate::{Error, Result, RopeOptions, Sampler, Token};
 use llama_kernels::{Cpu, KvType};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -29,6 +29,8 @@ pub struct Options {
     pub(crate) cancel: Option<Arc<AtomicBool>>,
     pub(crate) cache_type_k: KvType,
     pub(crate) cache_type_v: KvType,
+    pub(crate) rope: RopeOptions,
+    pub(crate) keep: Option<usize>,
 }
 
 impl Default for Options {
@@ -41,6 +43,8 @@ impl Default for Options {
             cancel: None,
             cache_type_k: KvType::default(),
             cache_type_v: KvType::default(),
+            rope: RopeOptions::default(),
+            keep: None,
         }
     }
 }
@@ -99,6 +103,23 @@ impl Options {
         self
     }
 
+    /// What changes of the model's rotary embedding, for contexts longer than those of its training.
+    pub fn rope(mut self, rope: RopeOptions) -> Options {
+        self.rope = rope;
+        self
+    }
+
+    /// Goes on when the context is full, by forgetting: the first `keep` tokens stay (and before them the
+    /// token that begins a text), half of the others leave, and the rest move up. Default: a full context
+    /// ends the generation.
+    ///
+    /// What moved up was computed in the presence of what left, so its keys and values are not those of a
+    /// text that never had it; that is what makes the step cheap.
+    pub fn context_shift(mut self, keep: usize) -> Options {
+        self.keep = Some(keep);
+        self
+    }
+
     /// A flag that stops the evaluation soon after it becomes true: between two micro-batches of a
     /// prompt, and between two generated tokens. Default: none.
     pub fn cancel(mut self, flag: Arc<AtomicBool>) -> Options {
@@ -113,7 +134,7 @@ impl Options {
 pub enum StopReason {
     /// The model chose the end-of-text token.
     Eos,
-    /// The context is full.
+    /// The context is full, and nothing of it may be forgotten.
     Context,
     /// The flag of [`Options::cancel`] is set.
     Cancelled,
@@ -123,8 +144,8 @@ pub enum StopReason {
 ///
 /// Sessions are independent of each other and may live on different threads.
 pub struct Session {
-    model: Model,
-    evaluation: Evaluation,
+    pub(crate) model: Model,
+    pub(crate) evaluation: Evaluation,
 }
 
 impl Session {
@@ -135,7 +156,11 @@ impl Session {
             Some(cpu) => cpu,
             None => model.default_cpu()?,
         };
-        let kv = KvCache::new(layer, model.config().n_layers).ok_or_else(|| Error::Option {
+        let (config, divisors) = (model.config(), model.weights().rope_freqs.as_deref());
+        let rope = config.rope.with(&options.rope)?;
+        let stage = rope.stage_end(0);
+        let rotation = rope.rotation(stage, divisors);
+        let kv = KvCache::new(layer, config.n_layers, config.window).ok_or_else(|| Error::Option {
             option: "context",
             expected: format!("one whose cache of {} bytes can be allocated", plan.kv),
             found: plan.context.to_string(),
@@ -152,6 +177,10 @@ impl Session {
             cpu,
             cancel: options.cancel,
             deterministic: options.deterministic,
+            keep: options.keep,
+            rope,
+            rotation,
+            stage,
             kv,
             state: State::new(model.config(), plan.ubatch),
             ubatch: plan.ubatch,
@@ -168,7 +197,8 @@ impl Session {
     /// the prompt does not bring it along.
     ///
     /// # Errors
-    /// [`Error::Context`] if the prompt is longer than the room left: nothing is evaluated, the
+    /// [`Error::Context`] if the prompt is longer than the room left, or with
+    /// [`Options::context_shift`] than the room that forgetting can make: nothing is evaluated, the
     /// session is unchanged. [`Error::Cancelled`] if the flag of [`Options::cancel`] stopped it:
     /// the session holds the whole prompt, and the next call evaluates what is missing.
     pub fn push(&mut self, prompt: impl Into<Prompt>) -> Result<()> {
@@ -243,7 +273,7 @@ impl Session {
         self.evaluation.stopped
     }
 
-    /// All tokens so far, prompts and generated ones.
+    /// All tokens so far, prompts and generated ones, but for those that a full context has forgotten.
     pub fn tokens(&self) -> &[Token] {
         &self.evaluation.tokens
     }
@@ -296,218 +326,4 @@ pub(crate) fn nothing_to_evaluate() -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gguf::Gguf;
-    use crate::synth::{Shape, Spec, Synth};
-    use llama_kernels::Format;
-    use std::sync::atomic::Ordering;
-
-    const PROMPT: &str = "Once upon a time there was a prompt";
-
-    /// A model of one small layer.
-    fn model() -> Model {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let shape = Shape { layers: 1, d_model: 64, d_ff: 96, ..Shape::from_name("tiny").unwrap() };
-        let spec = Spec { shape, format: Format::F32.into(), seed: 7 };
-        Synth::new(&spec).unwrap().write(file.as_file(), |_| ()).unwrap();
-        Model::from_gguf(Gguf::read(file.path()).unwrap()).unwrap()
-    }
-
-    fn session(model: &Model, context: usize) -> Session {
-        model.session(Options::default().context(context).deterministic(true)).unwrap()
-    }
-
-    fn greedy(session: &mut Session, n: usize) -> Vec<String> {
-        session.generate(&mut Sampler::greedy()).take(n).map(Result::unwrap).collect()
-    }
-
-    #[test]
-    fn sessions_and_models_may_cross_threads() {
-        fn check<T: Send + 'static>() {}
-        fn check_shared<T: Send + Sync + Clone + 'static>() {}
-        check::<Session>();
-        check_shared::<Model>();
-    }
-
-    #[test]
-    fn bos_comes_once_and_only_at_the_start() {
-        let model = model();
-        let bos = model.tokenizer().bos().unwrap();
-        let count = |session: &Session| session.tokens().iter().filter(|&&token| token == bos).count();
-        let mut session = session(&model, 64);
-        session.push("a").unwrap();
-        session.push("b").unwrap();
-        assert_eq!((session.tokens()[0], count(&session)), (bos, 1));
-        session.clear();
-        session.push(Prompt::new().special(bos).text("a")).unwrap();
-        assert_eq!(count(&session), 1);
-        session.clear();
-        session.push("").unwrap();
-        assert_eq!(session.tokens(), [bos]);
-    }
-
-    #[test]
-    fn an_empty_session_starts_from_bos_alone() {
-        let model = model();
-        let mut pushed = session(&model, 64);
-        pushed.push("").unwrap();
-        let mut empty = session(&model, 64);
-        assert_eq!(greedy(&mut empty, 5), greedy(&mut pushed, 5));
-        assert_eq!(empty.tokens().len(), 6);
-    }
-
-    #[test]
-    fn one_item_is_one_token_and_none_is_lost_between_generations() {
-        let model = model();
-        let mut whole = session(&model, 64);
-        whole.push(PROMPT).unwrap();
-        let start = whole.tokens().len();
-        let expected = greedy(&mut whole, 12);
-        assert_eq!((expected.len(), whole.tokens().len()), (12, start + 12));
-
-        let mut parts = session(&model, 64);
-        parts.push(PROMPT).unwrap();
-        let mut text = Vec::new();
-        for n in [1, 0, 4, 7] {
-            text.extend(greedy(&mut parts, n));
-        }
-        assert_eq!((text, parts.tokens()), (expected, whole.tokens()));
-        assert_eq!(parts.stopped(), None);
-    }
-
-    #[test]
-    fn a_full_context_ends_the_generation() {
-        let model = model();
-        let mut session = session(&model, 8);
-        let mut sampler = Sampler::greedy();
-        let pieces = session.generate(&mut sampler).ignore_eos().count();
-        assert_eq!((pieces, session.tokens().len()), (7, 8));
-        assert_eq!(session.stopped(), Some(StopReason::Context));
-        assert_eq!(greedy(&mut session, 5).len(), 0);
-    }
-
-    #[test]
-    fn too_long_a_prompt_changes_nothing() {
-        let model = model();
-        let mut session = session(&model, 8);
-        session.push("a").unwrap();
-        let before = session.tokens().to_vec();
-        let error = session.push("b".repeat(100)).unwrap_err();
-        assert!(
-            matches!(error, Error::Context { room, context: 8, .. } if room == 8 - before.len()),
-            "{error}"
-        );
-        let vocab = model.config().vocab;
-        let error = session.forward(&[Token(vocab as u32)]).unwrap_err();
-        assert!(matches!(error, Error::Token { .. }), "{error}");
-        assert_eq!(session.tokens(), before);
-        assert_eq!(session.stats().prompt_tokens, before.len());
-    }
-
-    #[test]
-    fn logits_do_not_depend_on_how_tokens_are_divided() {
-        let model = model();
-        let tokens: Vec<Token> = (0..20).map(|i| Token(1 + i * 37)).collect();
-        let vocab = model.config().vocab;
-        let mut whole = session(&model, 32);
-        let all = whole.forward_all(&tokens).unwrap();
-        assert_eq!(all.len(), 20 * vocab);
-
-        let mut parts = session(&model, 32);
-        let (first, rest) = tokens.split_at(7);
-        assert_eq!(parts.forward(first).unwrap(), &all[6 * vocab..7 * vocab]);
-        assert_eq!(parts.forward(rest).unwrap(), &all[19 * vocab..]);
-        assert_eq!(parts.forward(&[]).unwrap(), &all[19 * vocab..]);
-        assert_ne!(all[..vocab], all[vocab..2 * vocab], "the logits depend on the tokens");
-        assert!(session(&model, 32).forward(&[]).is_err());
-    }
-
-    #[test]
-    fn micro_batches_cover_every_token() {
-        let model = model();
-        let tokens: Vec<Token> = (0..20).map(|i| Token(1 + i * 37)).collect();
-        for ubatch in [1, 7, 20, 64] {
-            let mut session = model.session(Options::default().context(32).ubatch(ubatch)).unwrap();
-            assert_eq!(session.forward_all(&tokens).unwrap().len(), 20 * model.config().vocab);
-            assert_eq!(session.stats().prompt_tokens, 20);
-        }
-    }
-
-    #[test]
-    fn truncating_goes_back_in_time() {
-        let model = model();
-        let mut session = session(&model, 64);
-        session.push(PROMPT).unwrap();
-        let len = session.tokens().len();
-        let first = greedy(&mut session, 6);
-        session.truncate(len + 100);
-        assert_eq!(session.tokens().len(), len + 6);
-        session.truncate(len);
-        assert_eq!(greedy(&mut session, 6), first);
-        session.clear();
-        assert!(session.tokens().is_empty());
-    }
-
-    #[test]
-    fn a_cancelled_prompt_is_continued_by_the_next_call() {
-        let model = model();
-        let flag = Arc::new(AtomicBool::new(true));
-        let mut session = model.session(Options::default().context(64).cancel(flag.clone())).unwrap();
-        assert!(matches!(session.push(PROMPT), Err(Error::Cancelled)));
-        let len = session.tokens().len();
-        assert!(greedy(&mut session, 3).is_empty());
-        assert_eq!(session.stopped(), Some(StopReason::Cancelled));
-
-        flag.store(false, Ordering::Relaxed);
-        let mut expected = model.session(Options::default().context(64)).unwrap();
-        expected.push(PROMPT).unwrap();
-        assert_eq!(greedy(&mut session, 3), greedy(&mut expected, 3));
-        assert_eq!(session.tokens().len(), len + 3);
-    }
-
-    #[test]
-    fn two_sessions_of_one_model_run_at_once() {
-        let model = model();
-        let mut expected = session(&model, 64);
-        expected.push(PROMPT).unwrap();
-        let expected = greedy(&mut expected, 8);
-        std::thread::scope(|scope| {
-            let text = || {
-                let mut session = session(&model, 64);
-                session.push(PROMPT).unwrap();
-                greedy(&mut session, 8)
-            };
-            let threads = [scope.spawn(text), scope.spawn(text)];
-            assert_eq!(threads.map(|thread| thread.join().unwrap()), [expected.clone(), expected]);
-        });
-    }
-
-    #[test]
-    fn senseless_options_are_errors() {
-        let model = model();
-        for options in [Options::default().context(0), Options::default().ubatch(0)] {
-            let error = model.session(options).map(drop).unwrap_err();
-            assert!(matches!(error, Error::Option { .. }), "{error}");
-        }
-        let error = model.session(Options::default().context(usize::MAX / 2)).map(drop).unwrap_err();
-        assert!(matches!(error, Error::Option { option: "context", .. }), "{error}");
-        let (context, ubatch) = (1 << 31, usize::MAX);
-        let error = model.session(Options::default().context(context).ubatch(ubatch)).map(drop).unwrap_err();
-        assert!(matches!(error, Error::Option { .. }), "{error}");
-    }
-
-    #[test]
-    fn stats_count_prompt_and_generation_apart() {
-        let model = model();
-        let mut session = session(&model, 64);
-        session.push(PROMPT).unwrap();
-        let prompt = session.tokens().len();
-        let mut sampler = Sampler::greedy();
-        session.generate(&mut sampler).ignore_eos().take(5).for_each(drop);
-        let stats = session.stats();
-        assert_eq!((stats.prompt_tokens, stats.generated_tokens, stats.generation_steps), (prompt, 5, 4));
-        assert!(stats.to_string().starts_with(&format!("prompt: {prompt} tokens in ")), "{stats}");
-        assert_eq!(Stats::default().prompt_speed(), 0.0);
-    }
-}
+mod tests;

@@ -1,8 +1,10 @@
 //! The scratch of a pass: activations, token-major, for one micro-batch.
 
+use crate::config::Experts;
 use crate::forward::Outputs;
+use crate::mixture::Routes;
 use crate::{Config, Token};
-use llama_kernels::{Cpu, rope_table};
+use llama_kernels::{Cpu, Rotation};
 
 /// Room for the activations of `ubatch` tokens.
 pub(crate) struct State {
@@ -14,6 +16,7 @@ pub(crate) struct State {
     att: Vec<f32>,
     h: Vec<f32>,
     rope: Vec<f32>,
+    routes: Routes,
     logits: Vec<f32>,
 }
 
@@ -33,6 +36,8 @@ pub(crate) struct Batch<'a> {
     pub(crate) h: &'a mut [f32],
     /// Each position's rotations: `[n, 2 * rope.dims]`.
     pub(crate) rope: &'a [f32],
+    /// The ways of tokens to their experts.
+    pub(crate) routes: &'a mut Routes,
     /// `[1, vocab]`, or `[n, vocab]`.
     pub(crate) logits: &'a mut [f32],
 }
@@ -49,6 +54,7 @@ impl State {
             att: room(config.attention_width()),
             h: room(widest_ff(config)),
             rope: room(2 * config.rope.dims),
+            routes: Routes::new(ubatch, experts(config).count, experts(config).used, config.d_model),
             logits: vec![0.0; config.vocab],
         }
     }
@@ -62,7 +68,9 @@ impl State {
             + widest_ff(config)
             + 2 * config.rope.dims;
         let floats = (ubatch as u64).saturating_mul(features as u64).saturating_add(config.vocab as u64);
-        (4 * floats).saturating_add(Cpu::scratch_size(threads, ubatch, widest) as u64)
+        let Experts { count, used } = experts(config);
+        let routes = Routes::bytes(ubatch, count, used, config.d_model);
+        (4 * floats).saturating_add(Cpu::scratch_size(threads, ubatch, widest) as u64).saturating_add(routes)
     }
 
     /// The most recent pass's logits.
@@ -79,16 +87,16 @@ impl State {
         config: &Config,
         tokens: &[Token],
         start: usize,
-        frequencies: &[f64],
+        rotation: &Rotation,
         outputs: Outputs,
     ) -> Batch<'_> {
         let n = tokens.len();
         assert!((1..=self.ubatch).contains(&n), "{n} tokens, room for {}", self.ubatch);
         self.ids.clear();
         self.ids.extend(tokens.iter().map(|token| token.0));
-        let turns = 4 * frequencies.len();
+        let turns = rotation.table_len();
         for (i, table) in self.rope[..n * turns].chunks_exact_mut(turns).enumerate() {
-            rope_table(table, start + i, frequencies);
+            rotation.table(table, (start + i) as f64);
         }
         self.logits.resize(if outputs == Outputs::All { n * config.vocab } else { config.vocab }, 0.0);
         Batch {
@@ -99,6 +107,7 @@ impl State {
             att: &mut self.att[..n * config.attention_width()],
             h: &mut self.h[..n * widest_ff(config)],
             rope: &self.rope[..n * turns],
+            routes: &mut self.routes,
             logits: &mut self.logits,
         }
     }
@@ -106,6 +115,11 @@ impl State {
 
 fn qkv_width(config: &Config) -> usize {
     config.q_width() + config.k_width() + config.v_width()
+}
+
+/// Those of the model, or none.
+fn experts(config: &Config) -> Experts {
+    config.experts.unwrap_or(Experts { count: 0, used: 0 })
 }
 
 fn widest_ff(config: &Config) -> usize {

@@ -16,6 +16,8 @@ pub struct Stats {
     /// Tokens evaluated in order to generate: one less than `generated_tokens` for each
     /// generation, because the first comes from the prompt's logits and the last is not evaluated.
     pub generation_steps: usize,
+    /// Tokens that left the context to make room ([`Options::context_shift`](crate::Options::context_shift)).
+    pub forgotten_tokens: usize,
     /// Time that evaluation and sampling took; the time between two pieces is not counted.
     pub generation_time: Duration,
 }

@@ -1,7 +1,7 @@
 //! A model's weights: views of the mapped file, every shape checked against the [`Config`].
 
 use crate::gguf::{Gguf, Mapped, TensorInfo, shape};
-use crate::{Config, Error, Result};
+use crate::{Config, Error, Experts, Result};
 use llama_kernels::{Format, Matrix};
 use std::collections::HashSet;
 
@@ -25,19 +25,48 @@ pub struct Layer {
     pub attn_k: Tensor,
     /// Values: `[n_kv_heads * value_dim, d_model]`.
     pub attn_v: Tensor,
+    /// What is added to queries, keys and values, side by side; empty in models without.
+    pub attn_bias: Vec<f32>,
+    /// Scale of each query head's norm: `[head_dim]`, empty in models without.
+    pub attn_q_norm: Vec<f32>,
+    /// Scale of each key head's norm: `[head_dim]`, empty in models without.
+    pub attn_k_norm: Vec<f32>,
     /// Attention's result back to the residual stream: `[d_model, n_heads * value_dim]`.
     pub attn_output: Tensor,
     /// Scale of the norm before the feed-forward network: `[d_model]`.
     pub ffn_norm: Vec<f32>,
-    /// The gate: `[d_ff, d_model]`.
-    pub ffn_gate: Tensor,
-    /// What the gate multiplies: `[d_ff, d_model]`.
-    pub ffn_up: Tensor,
-    /// Back to the residual stream: `[d_model, d_ff]`.
-    pub ffn_down: Tensor,
+    /// The feed-forward network.
+    pub ffn: FeedForward,
 }
 
-/// All weights of a Llama model.
+/// What follows attention in a layer.
+#[derive(Clone, Debug)]
+pub enum FeedForward {
+    /// One network for every token.
+    Dense(Mlp),
+    /// A mixture of experts: each token goes through some of many networks (Shazeer et al. 2017).
+    Sparse {
+        /// Each expert's logit: `[experts, d_model]`.
+        router: Tensor,
+        /// The networks, all of one shape.
+        experts: Vec<Mlp>,
+        /// How many of them a token goes through.
+        used: usize,
+    },
+}
+
+/// A gated feed-forward network.
+#[derive(Clone, Debug)]
+pub struct Mlp {
+    /// The gate: `[d_ff, d_model]`.
+    pub gate: Tensor,
+    /// What the gate multiplies: `[d_ff, d_model]`.
+    pub up: Tensor,
+    /// Back to the residual stream: `[d_model, d_ff]`.
+    pub down: Tensor,
+}
+
+/// All weights of a model.
 #[derive(Clone, Debug)]
 pub struct Weights {
     /// A row for each token: `[vocab, d_model]`.
@@ -71,17 +100,49 @@ impl Tensor {
 }
 
 impl Layer {
-    /// The seven matrices.
-    pub fn matrices(&self) -> [&Tensor; 7] {
-        [
-            &self.attn_q,
-            &self.attn_k,
-            &self.attn_v,
-            &self.attn_output,
-            &self.ffn_gate,
-            &self.ffn_up,
-            &self.ffn_down,
-        ]
+    /// All matrices, in the order of the graph.
+    pub fn matrices(&self) -> impl Iterator<Item = &Tensor> {
+        self.attention().into_iter().chain(self.ffn.matrices(usize::MAX))
+    }
+
+    /// The matrices that one token is multiplied by: of experts, as many as it goes through.
+    pub fn matrices_per_token(&self) -> impl Iterator<Item = &Tensor> {
+        let used = match &self.ffn {
+            FeedForward::Dense(_) => 1,
+            FeedForward::Sparse { used, .. } => *used,
+        };
+        self.attention().into_iter().chain(self.ffn.matrices(used))
+    }
+
+    /// Queries, keys, values and the way back.
+    fn attention(&self) -> [&Tensor; 4] {
+        [&self.attn_q, &self.attn_k, &self.attn_v, &self.attn_output]
+    }
+
+    /// Number of weights that are no matrices'.
+    fn vector_weights(&self) -> usize {
+        let norms = self.attn_norm.len() + self.ffn_norm.len();
+        norms + self.attn_bias.len() + self.attn_q_norm.len() + self.attn_k_norm.len()
+    }
+}
+
+impl FeedForward {
+    /// The network of a dense layer, or each expert's.
+    pub fn networks(&self) -> &[Mlp] {
+        match self {
+            FeedForward::Dense(mlp) => std::slice::from_ref(mlp),
+            FeedForward::Sparse { experts, .. } => experts,
+        }
+    }
+
+    /// The matrices of so many networks.
+    fn matrices(&self, networks: usize) -> impl Iterator<Item = &Tensor> {
+        let router = match self {
+            FeedForward::Dense(_) => None,
+            FeedForward::Sparse { router, .. } => Some(router),
+        };
+        let all = self.networks().iter().take(networks);
+        router.into_iter().chain(all.flat_map(|mlp| [&mlp.gate, &mlp.up, &mlp.down]))
     }
 }
 
@@ -95,14 +156,18 @@ impl Weights {
         let mut tensors = Tensors { gguf, taken: HashSet::new() };
         let weights = tensors.weights(config)?;
         match gguf.tensors().iter().find(|tensor| !tensors.taken.contains(tensor.name())) {
-            Some(unused) => Err(wrong(unused, "no such tensor in a Llama 2 model".into(), "one".into())),
+            Some(unused) => {
+                let expected = format!("no such tensor in a model of this kind ({})", config.architecture);
+                Err(wrong(unused, expected, "one".into()))
+            }
             None => Ok(weights),
         }
     }
 
-    /// Bytes of weights that one token needs: every matrix once, of the embedding a row.
+    /// Bytes of weights that one token needs: every matrix once, of the embedding a row, of experts those
+    /// that it goes through.
     pub fn bytes_per_token(&self) -> u64 {
-        let layers = self.layers.iter().flat_map(Layer::matrices);
+        let layers = self.layers.iter().flat_map(Layer::matrices_per_token);
         let matrices = layers.chain([&self.output]).map(|tensor| tensor.bytes.len() as u64);
         matrices.sum::<u64>() + self.token_embd.matrix().row_stride() as u64
     }
@@ -111,8 +176,8 @@ impl Weights {
     pub fn parameters(&self) -> u64 {
         let tied = std::ptr::eq(&*self.token_embd.bytes, &*self.output.bytes);
         let layers = self.layers.iter().map(|layer| {
-            let matrices: u64 = layer.matrices().into_iter().map(Tensor::len).sum();
-            matrices + (layer.attn_norm.len() + layer.ffn_norm.len()) as u64
+            let matrices: u64 = layer.matrices().map(Tensor::len).sum();
+            matrices + layer.vector_weights() as u64
         });
         let output = if tied { 0 } else { self.output.len() };
         layers.sum::<u64>() + self.token_embd.len() + self.output_norm.len() as u64 + output
@@ -149,17 +214,74 @@ impl<'a> Tensors<'a> {
     fn layer(&mut self, i: usize, d_ff: usize, config: &Config) -> Result<Layer> {
         let d_model = config.d_model;
         let name = |name| format!("blk.{i}.{name}.weight");
+        let norm = |tensors: &mut Self, part| match config.head_norms {
+            true => tensors.vector(&name(part), config.head_dim),
+            false => Ok(Vec::new()),
+        };
         Ok(Layer {
             attn_norm: self.vector(&name("attn_norm"), d_model)?,
             attn_q: self.matrix(&name("attn_q"), config.q_width(), d_model)?,
             attn_k: self.matrix(&name("attn_k"), config.k_width(), d_model)?,
             attn_v: self.matrix(&name("attn_v"), config.v_width(), d_model)?,
+            attn_bias: if config.qkv_bias { self.bias(i, config)? } else { Vec::new() },
+            attn_q_norm: norm(self, "attn_q_norm")?,
+            attn_k_norm: norm(self, "attn_k_norm")?,
             attn_output: self.matrix(&name("attn_output"), d_model, config.attention_width())?,
             ffn_norm: self.vector(&name("ffn_norm"), d_model)?,
-            ffn_gate: self.matrix(&name("ffn_gate"), d_ff, d_model)?,
-            ffn_up: self.matrix(&name("ffn_up"), d_ff, d_model)?,
-            ffn_down: self.matrix(&name("ffn_down"), d_model, d_ff)?,
+            ffn: match config.experts {
+                None => FeedForward::Dense(Mlp {
+                    gate: self.matrix(&name("ffn_gate"), d_ff, d_model)?,
+                    up: self.matrix(&name("ffn_up"), d_ff, d_model)?,
+                    down: self.matrix(&name("ffn_down"), d_model, d_ff)?,
+                }),
+                Some(Experts { count, used }) => FeedForward::Sparse {
+                    router: self.matrix(&name("ffn_gate_inp"), count, d_model)?,
+                    experts: self.experts(i, count, d_ff, d_model)?,
+                    used,
+                },
+            },
         })
+    }
+
+    /// What is added to queries, keys and values.
+    fn bias(&mut self, layer: usize, config: &Config) -> Result<Vec<f32>> {
+        let parts = [("q", config.q_width()), ("k", config.k_width()), ("v", config.v_width())];
+        let parts = parts.map(|(part, width)| self.vector(&format!("blk.{layer}.attn_{part}.bias"), width));
+        let [q, k, v] = parts;
+        Ok([q?, k?, v?].concat())
+    }
+
+    /// Networks that lie one after another in three tensors, or, in older files, in tensors of their own.
+    fn experts(&mut self, layer: usize, count: usize, d_ff: usize, d_model: usize) -> Result<Vec<Mlp>> {
+        if self.gguf.tensor(&format!("blk.{layer}.ffn_gate.0.weight")).is_some() {
+            let expert = |i| {
+                let name = |part| format!("blk.{layer}.{part}.{i}.weight");
+                Ok(Mlp {
+                    gate: self.matrix(&name("ffn_gate"), d_ff, d_model)?,
+                    up: self.matrix(&name("ffn_up"), d_ff, d_model)?,
+                    down: self.matrix(&name("ffn_down"), d_model, d_ff)?,
+                })
+            };
+            return (0..count).map(expert).collect();
+        }
+        let name = |part| format!("blk.{layer}.{part}.weight");
+        let gates = self.matrices(&name("ffn_gate_exps"), count, d_ff, d_model)?;
+        let ups = self.matrices(&name("ffn_up_exps"), count, d_ff, d_model)?;
+        let downs = self.matrices(&name("ffn_down_exps"), count, d_model, d_ff)?;
+        let experts = gates.into_iter().zip(ups).zip(downs);
+        Ok(experts.map(|((gate, up), down)| Mlp { gate, up, down }).collect())
+    }
+
+    /// The matrices of a tensor of three dimensions.
+    fn matrices(&mut self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<Tensor>> {
+        let found = self.take(name, &[cols, rows, count])?;
+        let bytes = found.data().len() / count;
+        let matrix = |i| {
+            let part = found.data().part(i * bytes..(i + 1) * bytes)?;
+            Tensor::new(found.format(), rows, cols, part)
+        };
+        let all: Option<Vec<Tensor>> = (0..count).map(matrix).collect();
+        all.ok_or_else(|| wrong(found, format!("{rows} rows of whole blocks"), shape(found.dims())))
     }
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
@@ -205,107 +327,4 @@ fn wrong(tensor: &TensorInfo, expected: String, found: String) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gguf::Writer;
-    use crate::gguf::tests::{complete, from_bytes};
-
-    /// A model of one layer, all widths different: d_model 32, 4 heads of 6 (values 10), 2 KV heads, d_ff 64.
-    const TENSORS: [(&str, &[usize]); 11] = [
-        ("token_embd.weight", &[32, 5]),
-        ("blk.0.attn_norm.weight", &[32]),
-        ("blk.0.attn_q.weight", &[32, 24]),
-        ("blk.0.attn_k.weight", &[32, 12]),
-        ("blk.0.attn_v.weight", &[32, 20]),
-        ("blk.0.attn_output.weight", &[40, 32]),
-        ("blk.0.ffn_norm.weight", &[32, 1]),
-        ("blk.0.ffn_gate.weight", &[32, 64]),
-        ("blk.0.ffn_up.weight", &[32, 64]),
-        ("blk.0.ffn_down.weight", &[64, 32]),
-        ("output_norm.weight", &[32]),
-    ];
-
-    fn header(tensors: &[(&str, &[usize])]) -> Writer {
-        let mut header = Writer::new();
-        header.set("general.architecture", "llama");
-        let keys = [
-            ("block_count", 1u32),
-            ("embedding_length", 32),
-            ("feed_forward_length", 64),
-            ("attention.head_count", 4),
-            ("attention.head_count_kv", 2),
-            ("attention.key_length", 6),
-            ("attention.value_length", 10),
-            ("context_length", 16),
-        ];
-        keys.iter().for_each(|&(key, value)| header.set(&format!("llama.{key}"), value));
-        header.set("llama.attention.layer_norm_rms_epsilon", 1e-5f32);
-        for &(name, dims) in tensors {
-            header.tensor(name, dims, Format::F16).unwrap();
-        }
-        header
-    }
-
-    fn load(tensors: &[(&str, &[usize])]) -> Result<Weights> {
-        let gguf = from_bytes(complete(&header(tensors)))?;
-        Weights::load(&gguf, &Config::new(&gguf)?)
-    }
-
-    #[test]
-    fn shapes_follow_from_the_config_and_the_output_is_tied() {
-        let weights = load(&TENSORS).unwrap();
-        let shape = |tensor: &Tensor| (tensor.matrix().rows(), tensor.matrix().cols());
-        let layer = &weights.layers[0];
-        assert_eq!(
-            layer.matrices().map(shape),
-            [(24, 32), (12, 32), (20, 32), (32, 40), (64, 32), (64, 32), (32, 64)]
-        );
-        assert_eq!(weights.output.matrix().bytes(), weights.token_embd.matrix().bytes());
-        assert_eq!((layer.attn_norm.len(), layer.ffn_norm.len(), &weights.rope_freqs), (32, 32, &None));
-        let matrices = 32 * (24 + 12 + 20 + 40 + 3 * 64);
-        assert_eq!(weights.parameters(), matrices + 5 * 32 + 3 * 32);
-        assert_eq!(weights.bytes_per_token(), 2 * (matrices + 5 * 32 + 32));
-    }
-
-    #[test]
-    fn an_output_of_its_own_counts() {
-        let own = [&TENSORS[..], &[("output.weight", &[32, 5]), ("rope_freqs.weight", &[3])]].concat();
-        let (tied, own) = (load(&TENSORS).unwrap(), load(&own).unwrap());
-        assert_ne!(own.output.matrix().bytes(), own.token_embd.matrix().bytes());
-        assert_eq!(own.parameters(), tied.parameters() + 5 * 32);
-        assert_eq!(own.bytes_per_token(), tied.bytes_per_token());
-        assert_eq!(own.rope_freqs.map(|freqs| freqs.len()), Some(3));
-    }
-
-    #[test]
-    fn vectors_are_decoded() {
-        let gguf = from_bytes(complete(&header(&TENSORS))).unwrap();
-        let weights = Weights::load(&gguf, &Config::new(&gguf).unwrap()).unwrap();
-        let mut expected = [0.0; 32];
-        Format::F16.dequantize(gguf.tensor("output_norm.weight").unwrap().data(), &mut expected);
-        assert!(weights.output_norm == expected && expected[3] != 0.0);
-    }
-
-    #[test]
-    fn missing_misshapen_and_unknown_tensors_are_named() {
-        for i in 0..TENSORS.len() {
-            let (name, dims) = TENSORS[i];
-            let mut tensors = TENSORS.to_vec();
-            tensors.remove(i);
-            let message = load(&tensors).unwrap_err().to_string();
-            // Without an embedding or a tokenizer, the vocabulary's size is what is missed first.
-            assert!(message.contains(name) && message.contains("found no such"), "{message}");
-
-            let wrong: Vec<usize> = dims.iter().map(|dim| dim + 1).collect();
-            let mut tensors = TENSORS.to_vec();
-            tensors[i].1 = &wrong;
-            let message = load(&tensors).unwrap_err().to_string();
-            assert!(message.starts_with(&format!("tensor \"{name}\" (byte ")), "{message}");
-            assert!(message.ends_with(&format!("found {}", shape(&wrong))), "{message}");
-        }
-        let extra = [&TENSORS[..], &[("blk.0.attn_q.bias", &[24])]].concat();
-        let message = load(&extra).unwrap_err().to_string();
-        assert!(message.starts_with("tensor \"blk.0.attn_q.bias\" (byte "), "{message}");
-        assert!(message.ends_with("expected no such tensor in a Llama 2 model, found one"), "{message}");
-    }
-}
+mod tests;

@@ -3,10 +3,11 @@
 //! Float formats read the activations as they are. Integer formats read them quantized to bytes in
 //! groups of 32 (`x = scale * q`, q in -127..=127), in one of two layouts:
 //!
-//! * [`Layout::Rows`], for few tokens (GEMV): token by token, a [`Span`] for each 256 columns.
+//! * [`Layout::Rows`], for few tokens (GEMV): token by token, a [`Span16`] or [`Span32`] for each 256 columns.
 //! * [`Layout::Tiles`], for many (GEMM): `MT` tokens side by side, per group of 32 columns
-//!   `{ 8 x MT dwords, 2 x MT negated sums of 16, MT scales }`, so that one pointer serves and
-//!   each dword is broadcast straight from memory.
+//!   `{ 8 x MT dwords of bytes, MT scales, 3 x MT totals, 3 x MT offsets }`, so that one pointer serves and
+//!   each dword is broadcast straight from memory. A total is minus the scale times the sum of the bytes, an
+//!   offset minus 128 times that sum; of all 32 columns, of the first sixteen, and of the others.
 //!
 //! The bfloat16 engines read them rounded to bfloat16, pairs of columns in a word. In [`Layout::Pairs`], 32
 //! tokens lie side by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2
@@ -19,15 +20,17 @@ use crate::simd::{LANES, SPAN, STRIPE};
 pub(crate) const GROUP: usize = 32;
 
 /// 32-bit words per token and group in the tiled layout.
-pub(crate) const TILE_WORDS: usize = GROUP / 4 + 2 + 1;
+pub(crate) const TILE_WORDS: usize = GROUP / 4 + 1 + 3 + 3;
 
 /// What an engine reads of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Form {
     /// The activations as they are.
     Floats,
-    /// Quantized to bytes.
-    Bytes,
+    /// Quantized to bytes; for few tokens in the order of formats with a scale for each 16 weights.
+    Bytes16,
+    /// The same in that of formats with a scale for each 32 weights.
+    Bytes32,
     /// Rounded to bfloat16.
     Pairs,
 }
@@ -56,8 +59,9 @@ impl Layout {
     /// Rows of weights that an engine takes at once: what it unpacks stays in the caches with what it reads.
     pub(crate) fn rows(self) -> usize {
         match self {
-            Layout::Rows | Layout::Tiles(_) => LANES,
-            Layout::Pairs => 8 * LANES,
+            Layout::Tiles(_) => LANES,
+            // Gate and up take turns: each is to be read in long runs.
+            Layout::Rows | Layout::Pairs => 8 * LANES,
         }
     }
 
@@ -98,16 +102,18 @@ pub struct Acts {
     pub(crate) layout: Layout,
     pub(crate) tokens: usize,
     pub(crate) cols: usize,
-    pub(crate) spans: Buffer<Span>,
+    pub(crate) spans16: Buffer<Span16>,
+    pub(crate) spans32: Buffer<Span32>,
     pub(crate) tiles: Buffer<i32>,
     pub(crate) pairs: Buffer<i32>,
 }
 
-/// 256 columns of one token's quantized activations. What lies beyond the last column is zero.
+/// 256 columns of one token's quantized activations, for formats with a scale for each 16 weights. What lies
+/// beyond the last column is zero.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(crate) struct Span {
-    /// The bytes, a stripe at a time.
+pub struct Span16 {
+    /// The bytes in the order of the row.
     pub bytes: [[u8; STRIPE]; SPAN / STRIPE],
     /// The scale of each 16 columns.
     pub scales: [f32; LANES],
@@ -115,8 +121,22 @@ pub(crate) struct Span {
     pub totals: [f32; LANES],
 }
 
+/// The same for formats with a scale for each 32 weights.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Span32 {
+    /// The bytes of each 128 columns regrouped: of each 32 the first halves, then the second ones.
+    pub bytes: [[u8; STRIPE]; SPAN / STRIPE],
+    /// The scale of each 32 columns.
+    pub scales: [f32; LANES / 2],
+    /// The sum of each 32 columns.
+    pub totals: [f32; LANES / 2],
+}
+
 // SAFETY: arrays of numbers: all zeros are valid.
-unsafe impl Zero for Span {}
+unsafe impl Zero for Span16 {}
+// SAFETY: as above.
+unsafe impl Zero for Span32 {}
 
 /// Stripes that hold `cols` columns.
 pub(crate) fn stripes(cols: usize) -> usize {
@@ -138,7 +158,8 @@ impl Acts {
             layout: Layout::Rows,
             tokens: 0,
             cols: 0,
-            spans: Buffer::new(0),
+            spans16: Buffer::new(0),
+            spans32: Buffer::new(0),
             tiles: Buffer::new(0),
             pairs: Buffer::new(0),
         }
@@ -154,11 +175,14 @@ impl Acts {
     ) {
         (self.tokens, self.cols, self.layout) = (tokens, cols, layout);
         let tiles = tokens.div_ceil(layout.tile());
-        if wanted(Form::Bytes) {
-            let n = tokens * spans(cols);
-            if layout == Layout::Rows && self.spans.len() < n {
-                self.spans = Buffer::new(n);
-            }
+        let (few, n) = (layout == Layout::Rows, tokens * spans(cols));
+        if few && wanted(Form::Bytes16) && self.spans16.len() < n {
+            self.spans16 = Buffer::new(n);
+        }
+        if few && wanted(Form::Bytes32) && self.spans32.len() < n {
+            self.spans32 = Buffer::new(n);
+        }
+        if wanted(Form::Bytes16) || wanted(Form::Bytes32) {
             let n = tiles * layout.tile_words(cols);
             if self.tiles.len() < n {
                 self.tiles = Buffer::new(n);
@@ -174,16 +198,26 @@ impl Acts {
 
     /// Bytes that a batch of `tokens` x `cols` takes at most, in any layout.
     pub(crate) fn size(tokens: usize, cols: usize) -> usize {
-        let rows = tokens * spans(cols) * size_of::<Span>();
+        let rows = tokens * spans(cols) * (size_of::<Span16>() + size_of::<Span32>());
         let group = 4 * (TILE_WORDS + GROUP / 2);
         rows.max((tokens + PAIR_TOKENS) * stripes(cols) * (STRIPE / GROUP) * group)
     }
 
-    /// One token's quantized activations.
-    pub(crate) fn row(&self, token: usize) -> &[Span] {
+    /// One token's quantized activations, for scales for each 16 weights.
+    pub(crate) fn row16(&self, token: usize) -> &[Span16] {
+        &self.spans16[self.row(token)]
+    }
+
+    /// The same for each 32.
+    pub(crate) fn row32(&self, token: usize) -> &[Span32] {
+        &self.spans32[self.row(token)]
+    }
+
+    /// Where a token's spans lie.
+    fn row(&self, token: usize) -> std::ops::Range<usize> {
         assert!(self.layout == Layout::Rows && token < self.tokens, "token {token} of {}", self.tokens);
         let n = spans(self.cols);
-        &self.spans[token * n..(token + 1) * n]
+        token * n..(token + 1) * n
     }
 
     /// One quantized tile's words.

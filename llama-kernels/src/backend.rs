@@ -3,15 +3,16 @@
 //! [`available`] is the only list of instruction sets. [`Backend`] has one implementation, for every
 //! [`Simd`]; it matches the format of a matrix once per call, outside of [`Simd::run`].
 
-use crate::acts::{Acts, Form, Layout, Span};
-use crate::format::{FloatBlock, Format, IntegerBlock, with_block};
+use crate::acts::{Acts, Form, Layout, Span16, Span32};
+use crate::format::{FloatBlock, Format, Grouping, IntegerBlock, Of, with_block};
 use crate::matrix::Matrix;
 use crate::ops::attention::{Attend, Merge};
 use crate::ops::pack::Panel;
 use crate::ops::push::Push;
 use crate::ops::quantize::{PairTile, QuantizeRow, QuantizeTile};
 use crate::ops::rmsnorm::RmsNorm;
-use crate::ops::rope::Rope;
+use crate::ops::rope::{Pairs, Rope};
+use crate::ops::shift::Shift;
 use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::SwiGlu;
 use crate::ops::{gemm, gemv};
@@ -33,8 +34,8 @@ pub(crate) trait Backend: Send + Sync {
     /// What products with matrices of this format read of a batch in this layout.
     fn form(&self, format: Format, layout: Layout) -> Form;
 
-    /// Quantizes one token's activations into the layout of rows.
-    fn quantize_row(&self, x: &[f32], out: &mut [Span]);
+    /// Quantizes a part of one token's activations into the layouts of rows that are not empty.
+    fn quantize_row(&self, x: &[f32], of16: &mut [Span16], of32: &mut [Span32]);
 
     /// Quantizes a tile of tokens, `x[token][cols]`, in the layout of many tokens.
     fn quantize_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
@@ -59,8 +60,8 @@ pub(crate) trait Backend: Send + Sync {
     /// `out = x / rms(x) * weight`
     fn rmsnorm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32);
 
-    /// Rotates each head by one position's table (see [`crate::rope_table`]).
-    fn rope(&self, heads: &mut [f32], head_dim: usize, table: &[f32]);
+    /// Rotates each head by one position's table (see [`crate::Rotation`]).
+    fn rope(&self, heads: &mut [f32], head_dim: usize, table: &[f32], pairs: Pairs);
 
     /// `gate = silu(gate) * up`
     fn swiglu(&self, gate: &mut [[f32; LANES]], up: &[[f32; LANES]]);
@@ -76,6 +77,9 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Writes one position's key or value into its block of the cache.
     fn push(&self, job: Push<'_>);
+
+    /// Moves one head's positions within the cache.
+    fn shift(&self, job: Shift<'_>);
 }
 
 impl<S: Simd> Backend for S {
@@ -94,12 +98,16 @@ impl<S: Simd> Backend for S {
     fn form(&self, format: Format, layout: Layout) -> Form {
         with_block!(format,
             float B => if S::BF16 && B::BF16 && layout != Layout::Rows { Form::Pairs } else { Form::Floats },
-            integer B => if layout == Layout::Pairs { Form::Pairs } else { Form::Bytes }
+            integer B => match Of::<B>::LEN {
+                _ if layout == Layout::Pairs => Form::Pairs,
+                16 => Form::Bytes16,
+                _ => Form::Bytes32,
+            }
         )
     }
 
-    fn quantize_row(&self, x: &[f32], out: &mut [Span]) {
-        self.run(QuantizeRow { x, out });
+    fn quantize_row(&self, x: &[f32], of16: &mut [Span16], of32: &mut [Span32]) {
+        self.run(QuantizeRow { x, of16, of32 });
     }
 
     fn quantize_tile(&self, x: &[f32], cols: usize, out: &mut [i32]) {
@@ -123,8 +131,10 @@ impl<S: Simd> Backend for S {
         with_block!(w.format(),
             float B => {
                 if acts.layout == Layout::Rows {
-                    for (x, out) in x.chunks_exact(w.cols().max(1)).zip(out) {
-                        self.run(gemv::Float::<B> { w, rows: rows.clone(), x, out, block: PhantomData });
+                    for (rows, out) in panels(rows, out, acts.tokens) {
+                        for (x, out) in x.chunks_exact(w.cols().max(1)).zip(out) {
+                            self.run(gemv::Float::<B> { w, rows: rows.clone(), x, out, block: PhantomData });
+                        }
                     }
                 } else {
                     self.run(GemmFloat::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
@@ -132,14 +142,8 @@ impl<S: Simd> Backend for S {
             },
             integer B => {
                 if acts.layout == Layout::Rows {
-                    let mut token = 0;
-                    while let Some(step) = [4, 2, 1].into_iter().find(|step| token + step <= acts.tokens) {
-                        match step {
-                            4 => integer_rows::<S, B, 4>(*self, w, rows.clone(), acts, token, out),
-                            2 => integer_rows::<S, B, 2>(*self, w, rows.clone(), acts, token, out),
-                            _ => integer_rows::<S, B, 1>(*self, w, rows.clone(), acts, token, out),
-                        }
-                        token += step;
+                    for (rows, out) in panels(rows, out, acts.tokens) {
+                        integer_rows::<S, B>(*self, w, rows, acts, out);
                     }
                 } else {
                     self.run(GemmInteger::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
@@ -152,8 +156,8 @@ impl<S: Simd> Backend for S {
         self.run(RmsNorm { out, x, weight, eps });
     }
 
-    fn rope(&self, heads: &mut [f32], head_dim: usize, table: &[f32]) {
-        self.run(Rope { heads, head_dim, table });
+    fn rope(&self, heads: &mut [f32], head_dim: usize, table: &[f32], pairs: Pairs) {
+        self.run(Rope { heads, head_dim, table, pairs });
     }
 
     fn swiglu(&self, gate: &mut [[f32; LANES]], up: &[[f32; LANES]]) {
@@ -175,10 +179,45 @@ impl<S: Simd> Backend for S {
     fn push(&self, job: Push<'_>) {
         self.run(job);
     }
+
+    fn shift(&self, job: Shift<'_>) {
+        self.run(job);
+    }
+}
+
+/// Sixteen rows at a time, and the part of the output that is theirs: a line for each token.
+fn panels(
+    rows: Range<usize>,
+    out: &mut [[f32; LANES]],
+    tokens: usize,
+) -> impl Iterator<Item = (Range<usize>, &mut [[f32; LANES]])> {
+    let firsts = rows.clone().step_by(LANES);
+    firsts
+        .zip(out.chunks_exact_mut(tokens.max(1)))
+        .map(move |(row, out)| (row..rows.end.min(row + LANES), out))
+}
+
+/// All tokens, four, two or one at a time.
+fn integer_rows<S: Simd, B: IntegerBlock>(
+    s: S,
+    w: Matrix<'_>,
+    rows: Range<usize>,
+    acts: &Acts,
+    out: &mut [[f32; LANES]],
+) {
+    let mut token = 0;
+    while let Some(step) = [4, 2, 1].into_iter().find(|step| token + step <= acts.tokens) {
+        match step {
+            4 => some_tokens::<S, B, 4>(s, w, rows.clone(), acts, token, out),
+            2 => some_tokens::<S, B, 2>(s, w, rows.clone(), acts, token, out),
+            _ => some_tokens::<S, B, 1>(s, w, rows.clone(), acts, token, out),
+        }
+        token += step;
+    }
 }
 
 /// `M` tokens from `token` on.
-fn integer_rows<S: Simd, B: IntegerBlock, const M: usize>(
+fn some_tokens<S: Simd, B: IntegerBlock, const M: usize>(
     s: S,
     w: Matrix<'_>,
     rows: Range<usize>,
@@ -187,7 +226,7 @@ fn integer_rows<S: Simd, B: IntegerBlock, const M: usize>(
     out: &mut [[f32; LANES]],
 ) {
     assert_eq!(w.cols(), acts.cols, "columns of the matrix, features of the activations");
-    let x = std::array::from_fn(|t| acts.row(token + t));
+    let x = std::array::from_fn(|t| Of::<B>::row(acts, token + t));
     let out = (&mut out[token..token + M]).try_into().expect("as many results as tokens");
     s.run(gemv::Integer::<B, M> { w, rows, x, out, block: PhantomData });
 }

@@ -5,8 +5,11 @@
 
 mod attention;
 mod cut;
+mod experts;
+mod heads;
 mod options;
 pub mod profile;
+mod shift;
 
 pub use self::options::{CpuError, CpuOptions};
 
@@ -20,7 +23,8 @@ use crate::kv::{KvLayer, KvShape};
 use crate::matrix::Matrix;
 use crate::ops::pack::Panel;
 use crate::ops::push::{Push, Role};
-use crate::simd::LANES;
+use crate::ops::rope::Pairs;
+use crate::simd::{LANES, SPAN};
 use crate::team::{Pool, Team};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -241,9 +245,9 @@ impl Ops<'_> {
         let acts = &mut shared.acts;
         self.prepare(acts, weights, x, cols, tokens);
         let _span = self.span(|| Work::matmul(weights, tokens, acts.layout));
-        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(weights, acts.layout));
+        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(weights, acts.layout, self.threads()));
         let padded = tokens.next_multiple_of(acts.layout.tile());
-        self.team.split(cut.pieces, &|worker, piece| {
+        self.team.split(cut.pieces(), &|worker, piece| {
             let Worker { panel, tile, .. } = &mut *lock(&self.cpu.workers[worker]);
             for (w, rows, column) in cut.blocks(weights, piece) {
                 let tile = grown(tile, padded * rows.len().div_ceil(LANES));
@@ -276,9 +280,9 @@ impl Ops<'_> {
         let acts = &mut shared.acts;
         self.prepare(acts, &[gate, up], x, cols, tokens);
         let _span = self.span(|| Work::swiglu(gate, up, tokens, acts.layout));
-        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(&[gate], acts.layout));
+        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(&[gate], acts.layout, self.threads()));
         let padded = tokens.next_multiple_of(acts.layout.tile());
-        self.team.split(cut.pieces, &|worker, piece| {
+        self.team.split(cut.pieces(), &|worker, piece| {
             let Worker { panel, tile, other, .. } = &mut *lock(&self.cpu.workers[worker]);
             for (_, rows, column) in cut.blocks(&[gate], piece) {
                 let lines = padded * rows.len().div_ceil(LANES);
@@ -303,22 +307,30 @@ impl Ops<'_> {
         let wanted = |form| weights.iter().any(|w| backend.form(w.format(), layout) == form);
         acts.reshape(tokens, cols, layout, wanted);
         let tile = layout.tile() * cols;
-        if !wanted(Form::Bytes) && !wanted(Form::Pairs) {
+        let bytes = wanted(Form::Bytes16) || wanted(Form::Bytes32);
+        if !bytes && !wanted(Form::Pairs) {
             return;
         }
         let _span = self.span(|| Work::quantize(x.len()));
-        if wanted(Form::Bytes) {
-            if layout == Layout::Rows {
-                let (n, rows) = (spans(cols), Parts::new(&mut acts.spans));
-                self.team.split(tokens, &|_, t| {
-                    // SAFETY: each piece writes the spans of its own token.
-                    let out = unsafe { rows.part(t * n..(t + 1) * n) };
-                    backend.quantize_row(&x[t * cols..(t + 1) * cols], out);
-                });
-            } else {
-                let words = layout.tile_words(cols);
-                self.each_tile(&mut acts.tiles, words, x, tile, |x, out| backend.quantize_tile(x, cols, out));
-            }
+        if bytes && layout == Layout::Rows {
+            // A token's spans are few, and so are the tokens: each thread takes a part.
+            let n = spans(cols);
+            let part = n.div_ceil(self.threads().div_ceil(tokens.max(1)));
+            let parts = n.div_ceil(part);
+            let (all16, all32) = (wanted(Form::Bytes16), wanted(Form::Bytes32));
+            let (of16, of32) = (Parts::new(&mut acts.spans16), Parts::new(&mut acts.spans32));
+            self.team.split(tokens * parts, &|_, piece| {
+                let (t, first) = (piece / parts, piece % parts * part);
+                let end = n.min(first + part);
+                let x = &x[t * cols + first * SPAN..t * cols + cols.min(end * SPAN)];
+                let range = |wanted| if wanted { t * n + first..t * n + end } else { 0..0 };
+                // SAFETY: each piece writes its own spans.
+                let (of16, of32) = unsafe { (of16.part(range(all16)), of32.part(range(all32))) };
+                backend.quantize_row(x, of16, of32);
+            });
+        } else if bytes {
+            let words = layout.tile_words(cols);
+            self.each_tile(&mut acts.tiles, words, x, tile, |x, out| backend.quantize_tile(x, cols, out));
         }
         if wanted(Form::Pairs) {
             let words = layout.pair_words(cols);
@@ -358,11 +370,19 @@ impl Ops<'_> {
     }
 
     /// Rotates the first `heads` heads of each of `tokens` tokens by its position's table
-    /// ([`rope_table`](crate::rope_table)); what follows them in a token's features stays.
+    /// ([`Rotation::table`](crate::Rotation::table)); what follows them in a token's features stays.
     ///
     /// # Panics
     /// If the lengths do not fit, or a table rotates more than a head.
-    pub fn rope(&self, x: &mut [f32], tokens: usize, heads: usize, head_dim: usize, tables: &[f32]) {
+    pub fn rope(
+        &self,
+        x: &mut [f32],
+        tokens: usize,
+        heads: usize,
+        head_dim: usize,
+        tables: &[f32],
+        pairs: Pairs,
+    ) {
         let Some(features) = x.len().checked_div(tokens) else { return };
         assert!(
             x.len() == tokens * features && heads * head_dim <= features,
@@ -379,7 +399,7 @@ impl Ops<'_> {
         self.team.split(tokens, &|_, t| {
             // SAFETY: each piece writes the row of its own token.
             let x = unsafe { x.part(t * features..t * features + heads * head_dim) };
-            self.cpu.backend.rope(x, head_dim, &tables[t * table..(t + 1) * table]);
+            self.cpu.backend.rope(x, head_dim, &tables[t * table..(t + 1) * table], pairs);
         });
     }
 

@@ -19,6 +19,24 @@ use crate::simd::LANES;
 use std::ops::Range;
 
 /// A number format for cached keys or values.
+///
+/// What it costs a trained model, against a cache in single precision, over 512 tokens of text: the mean
+/// divergence of the probabilities (Kullback-Leibler), how often another token is the likeliest, and what the
+/// perplexity is multiplied by. The model is stories260K, a tiny one with heads of eight features.
+///
+/// | keys | values | nats per token | other favourite | perplexity |
+/// |------|--------|----------------|-----------------|------------|
+/// | f16  | f16    | 0.0000057      | 0.4 %           | 0.99996    |
+/// | bf16 | bf16   | 0.00028        | 1.0 %           | 1.0018     |
+/// | q8_0 | q8_0   | 0.0029         | 3.1 %           | 1.0001     |
+/// | q8_0 | f32    | 0.0028         | 2.9 %           | 0.9991     |
+/// | f32  | q8_0   | 0.0000091      | 0.2 %           | 0.9998     |
+/// | q8_0 | q4_0   | 0.0051         | 3.9 %           | 1.0034     |
+/// | f32  | q4_0   | 0.0027         | 1.4 %           | 1.0047     |
+/// | q4_0 | f32    | 0.83           | 41 %            | 2.07       |
+/// | q4_0 | q4_0   | 0.82           | 40 %            | 2.18       |
+///
+/// So this model's values take four bits, and its keys eight at least.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[allow(non_camel_case_types, reason = "ggml's own names")]
 pub enum KvType {
@@ -158,6 +176,7 @@ pub struct KvLayer {
     pub(crate) keys: Buffer<u8>,
     pub(crate) values: Buffer<u8>,
     shape: KvShape,
+    window: usize,
 }
 
 impl KvLayer {
@@ -165,7 +184,23 @@ impl KvLayer {
     pub fn new(shape: KvShape) -> Option<KvLayer> {
         // A size that saturated is more than any system has.
         let room = |block| Buffer::try_new(shape.head_bytes(block).checked_mul(shape.heads)?);
-        Some(KvLayer { keys: room(shape.key_block())?, values: room(shape.value_block())?, shape })
+        let (keys, values) = (room(shape.key_block())?, room(shape.value_block())?);
+        Some(KvLayer { keys, values, shape, window: usize::MAX })
+    }
+
+    /// The same cache, of which a token at position `i` sees position `j` only if `i - j < window` (sliding
+    /// windows: Beltagy et al. 2020, Jiang et al. 2023). Default: all that came before it.
+    ///
+    /// # Panics
+    /// If the window is zero: a token sees itself.
+    pub fn with_window(self, window: usize) -> KvLayer {
+        assert!(window > 0, "a token sees itself");
+        KvLayer { window, ..self }
+    }
+
+    /// The first position that a token at this position sees.
+    pub(crate) fn first_visible(&self, position: usize) -> usize {
+        (position + 1).saturating_sub(self.window)
     }
 
     /// What it was made for.

@@ -54,7 +54,7 @@ pub use cpu::{Cpu, CpuError, CpuOptions, Ops, profile};
 pub use format::Format;
 pub use kv::{KvLayer, KvShape, KvType};
 pub use matrix::Matrix;
-pub use ops::rope::table as rope_table;
+pub use ops::rope::{Pairs, Rotation};
 
 /// The instruction sets that this CPU has, by the names that [`CpuOptions::isa`] takes: the plainest
 /// first. One of the last, [`default_isa`], is chosen by default.

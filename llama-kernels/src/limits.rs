@@ -7,7 +7,7 @@
 //!
 //! Threads are started for each call and not taken from a [`Cpu`](crate::Cpu).
 
-use crate::format::Lane;
+use crate::format::{Lane, Of32};
 use crate::simd::{Kernel, LANES, STRIPE, Simd};
 use crate::{default_isa, run_on};
 use std::hint::black_box;
@@ -215,10 +215,7 @@ pub(crate) fn multiply_bytes<S: Simd, const MT: usize>(s: S, rounds: usize) -> u
     let (w, x) = ([[7; STRIPE]; QUADS], [[0x0102_0304; MT]; QUADS]);
     let mut total = [s.splat_i32(0); MT];
     for _ in 0..rounds {
-        let dots = s.dot_panel::<Lane<4, false, false>, QUADS, MT>(black_box(&w), black_box(&x));
-        for (total, dot) in total.iter_mut().zip(dots) {
-            *total = s.add_i32(*total, dot);
-        }
+        total = s.dot_panel::<Lane<4, Of32, false>, QUADS, MT>(total, black_box(&w), black_box(&x));
     }
     let mut out = [0; LANES];
     for total in total {

@@ -1,9 +1,9 @@
 //! The operations beside matrix products: embedding, norm, softmax, rotation and attention.
 
 use crate::{CPUS, check, each, encode, unwritten};
-use llama_kernels::{Format, KvLayer, KvShape, KvType, Ops};
+use llama_kernels::{Format, KvLayer, KvShape, KvType, Ops, Pairs};
 use llama_tests::close::{self, Answer, violation};
-use llama_tests::oracle::{self, Heads};
+use llama_tests::oracle::Heads;
 use llama_tests::shapes::{Data, awkward_lengths};
 
 #[test]
@@ -29,7 +29,7 @@ fn embedding_decodes_rows() {
 }
 
 /// The answers of consecutive rows as one.
-fn rows(answers: impl Iterator<Item = Answer>) -> Answer {
+pub(crate) fn rows(answers: impl Iterator<Item = Answer>) -> Answer {
     let (expected, bound): (Vec<_>, Vec<_>) = answers.map(|a| (a.expected, a.bound)).unzip();
     Answer { expected: expected.concat(), bound: bound.concat() }
 }
@@ -74,35 +74,11 @@ fn softmax_agrees() {
     }
 }
 
-#[test]
-fn rope_agrees() {
-    let mut data = Data::new(12);
-    for (dim, dims) in [(8, 8), (16, 16), (20, 20), (20, 6), (64, 64), (64, 20), (128, 128)] {
-        for (base, scale, scaled) in [(1e4, 1.0, false), (1e6, 0.25, false), (1e4, 1.0, true)] {
-            // Two heads turn, the values behind them stay; three tokens at places of their own.
-            let (heads, features, positions) = (2, 2 * dim + 5, [0, 511, 100_000]);
-            let factors = scaled.then(|| (0..dims / 2).map(|i| 1.0 + i as f64).collect::<Vec<_>>());
-            let rope = oracle::Rope { dims, base, scale, factors };
-            let x = data.values(3 * features);
-            let token = |(x, pos): (&[f32], usize)| {
-                let (turned, rest) = x.split_at(heads * dim);
-                rows([close::rope(turned, dim, pos, &rope), Answer::exact(rest)].into_iter())
-            };
-            let answer = rows(x.chunks(features).zip(positions).map(token));
-            let frequencies: Vec<f64> = (0..dims / 2).map(|i| rope.angle(1, i)).collect();
-            let mut tables = vec![0.0; 3 * 2 * dims];
-            for (table, pos) in tables.chunks_exact_mut(2 * dims).zip(positions) {
-                llama_kernels::rope_table(table, pos, &frequencies);
-            }
-            let what = format!("rope of {dims} of {dim}, base {base}");
-            check(&answer, &x, &what, |ops, out| ops.rope(out, 3, heads, dim, &tables));
-        }
-    }
-}
-
 /// Attention over a cache that is filled in batches, whose room beyond the last token holds junk.
 struct Attention {
     heads: Heads,
+    /// How far back a token sees.
+    window: usize,
     /// What keys and values are cached as.
     types: [KvType; 2],
     /// Positions before the batch.
@@ -115,7 +91,7 @@ struct Attention {
 
 impl Attention {
     fn new(heads: Heads, types: [KvType; 2], start: usize, tokens: usize, size: f32) -> Attention {
-        let mut attention = Attention { heads, types, start, tokens, qkv: Vec::new() };
+        let mut attention = Attention { heads, window: usize::MAX, types, start, tokens, qkv: Vec::new() };
         attention.qkv = Data::new(13).values((start + tokens) * attention.features());
         let queries = heads.query * heads.dim;
         for row in attention.qkv.chunks_exact_mut(queries + heads.kv * (heads.dim + heads.value_dim)) {
@@ -149,13 +125,13 @@ impl Attention {
         };
         let k = cached(part(query * dim, kv * dim, 0), dim, self.types[0]);
         let v = cached(part((query + kv) * dim, kv * value_dim, 0), value_dim, self.types[1]);
-        close::attention(&part(0, query * dim, self.start), &k, &v, self.heads)
+        close::attention_within(&part(0, query * dim, self.start), &k, &v, self.heads, self.window)
     }
 
     fn run(&self, ops: &Ops<'_>, out: &mut [f32]) {
         let Heads { query, kv, dim, value_dim } = self.heads;
         let (end, features) = (self.start + self.tokens, self.features());
-        let mut cache = cache(kv, end + 3, [dim, value_dim], self.types);
+        let mut cache = cache(kv, end + 3, [dim, value_dim], self.types).with_window(self.window);
         ops.push_kv(&mut cache, &vec![1e4; (end + 3) * features], end + 3, 0);
         let (past, batch) = self.qkv.split_at(self.start * features);
         let (early, late) = past.split_at(self.start / 3 * features);
@@ -166,21 +142,26 @@ impl Attention {
     }
 
     fn check(&self) {
-        let Attention { heads, types: [k, v], start, tokens, .. } = self;
-        let what = format!("{tokens} tokens after {start}, {heads:?}, {k} and {v}");
+        let Attention { heads, window, types: [k, v], start, tokens, .. } = self;
+        let what = format!("{tokens} tokens after {start}, {heads:?}, window {window}, {k} and {v}");
         let empty = unwritten(tokens * heads.query * heads.value_dim);
         check(&self.answer(), &empty, &what, |ops, out| self.run(ops, out));
     }
 }
 
 /// An empty cache.
-fn cache(heads: usize, positions: usize, [key_dim, value_dim]: [usize; 2], types: [KvType; 2]) -> KvLayer {
+pub(crate) fn cache(
+    heads: usize,
+    positions: usize,
+    [key_dim, value_dim]: [usize; 2],
+    types: [KvType; 2],
+) -> KvLayer {
     let [key_type, value_type] = types;
     KvLayer::new(KvShape { heads, positions, key_dim, value_dim, key_type, value_type }).unwrap()
 }
 
 /// The default, and each type once for keys and once for values.
-const TYPES: [[KvType; 2]; 5] = [
+pub(crate) const TYPES: [[KvType; 2]; 5] = [
     [KvType::F16, KvType::F16],
     [KvType::F32, KvType::BF16],
     [KvType::BF16, KvType::Q8_0],
@@ -204,6 +185,35 @@ fn attention_agrees() {
                     Attention::new(heads, types, start, tokens, 1.0).check();
                 }
             }
+        }
+    }
+}
+
+/// Windows that end within a tile, at its ends and beyond a chunk, for tokens alone and together.
+#[test]
+fn attention_within_a_window_agrees() {
+    let batches = [(0, 1), (0, 70), (64, 1), (100, 3), (60, 9), (511, 2), (575, 1), (1100, 1), (1090, 20)];
+    for (query, kv, dim) in [(3, 3, 20), (8, 2, 64)] {
+        let heads = Heads { query, kv, dim, value_dim: dim };
+        for (start, tokens) in batches {
+            for window in [1, 2, 15, 63, 64, 65, 512, 700, 5000] {
+                let types = TYPES[window % TYPES.len()];
+                Attention { window, ..Attention::new(heads, types, start, tokens, 1.0) }.check();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_that_is_off_by_one_is_noticed() {
+    let heads = Heads { query: 4, kv: 2, dim: 16, value_dim: 16 };
+    for (start, tokens) in [(40, 1), (40, 6), (513, 1), (513, 6)] {
+        let with = |window| Attention { window, ..Attention::new(heads, TYPES[0], start, tokens, 1.0) };
+        let answer = with(20).answer();
+        for (cpu, window) in CPUS.iter().flat_map(|[cpu, _]| [(cpu, 19), (cpu, 21)]) {
+            let mut found = unwritten(tokens * 64);
+            cpu.region(false, |ops| with(window).run(ops, &mut found));
+            assert!(violation(&found, &answer.expected, &answer.bound).is_some(), "{start}, {tokens}");
         }
     }
 }
@@ -305,7 +315,7 @@ fn no_tokens_are_no_work() {
             ops.rmsnorm(&mut [], &[], &[1.0; 64], 1e-5);
             ops.matmul(&mut [], &[weights.matrix()], &[]);
             ops.swiglu(&mut [], weights.matrix(), weights.matrix(), &[]);
-            ops.rope(&mut [], 0, 4, 16, &[]);
+            ops.rope(&mut [], 0, 4, 16, &[], Pairs::Adjacent);
             ops.push_kv(&mut cache, &[], 0, 3);
             ops.attention(&mut [], &[], &cache, 4, 0, 3);
         });

@@ -13,7 +13,8 @@
 //!
 //! An operation's [`Answer`] holds the expected values and the bounds, and judges what was found.
 
-use crate::oracle::{self, GROUP, Heads, Int8, Rope, dot, widen};
+use crate::oracle::{self, GROUP, Heads, Int8, dot, widen};
+use crate::rope::Rope;
 use llama_kernels::{Format, Matrix};
 
 /// The unit roundoff of f32.
@@ -245,17 +246,17 @@ pub fn rmsnorm(x: &[f32], weight: &[f32], eps: f32) -> Answer {
 
 /// Rotation of the heads of one token, `dim` features each. The angle may be computed in f32
 /// (frequency, scale, product and its own rounding: four), sine and cosine are within a unit in the
-/// last place, and two products and a sum follow.
+/// last place, and three products (the magnitude's is one) and a sum follow.
 pub fn rope(heads: &[f32], dim: usize, pos: usize, rope: &Rope) -> Answer {
     let (mut expected, mut bound) = (Vec::new(), Vec::new());
     for head in heads.chunks_exact(dim) {
         expected.extend(rope.rotate(&widen(head), pos));
-        bound.extend((0..dim).map(|i| match i / 2 * 2 {
-            _ if i >= rope.dims => 0.0,
-            pair => {
-                let size = f64::from(head[pair].abs()) + f64::from(head[pair + 1].abs());
-                size * (4.0 * U * rope.angle(pos, i / 2).abs() + gamma(5)) + TINY
-            }
+        bound.extend((0..dim).map(|i| {
+            rope.pair_of(i).map_or(0.0, |pair| {
+                let size: f64 = rope.pair(pair).map(|i| f64::from(head[i].abs())).iter().sum();
+                let angle = rope.angle(pos as f64, pair).abs();
+                rope.magnitude().max(1.0) * size * (4.0 * U * angle + gamma(6)) + TINY
+            })
         }));
     }
     Answer { expected, bound }
@@ -296,17 +297,23 @@ pub fn swiglu(gate: &Answer, up: &Answer) -> Answer {
 /// f16, say). Scores are inner products, scaled; each weight then carries a softmax's error; the sums
 /// of weights and of weighted values have no order and up to `n` rescalings.
 pub fn attention(q: &[f32], k: &[f32], v: &[f32], heads: Heads) -> Answer {
+    attention_within(q, k, v, heads, usize::MAX)
+}
+
+/// The same where a token at position `i` sees position `j` only if `i - j < window`.
+pub fn attention_within(q: &[f32], k: &[f32], v: &[f32], heads: Heads, window: usize) -> Answer {
     let Heads { query, kv, dim, value_dim } = heads;
     let (q, k, v) = (widen(q), widen(k), widen(v));
-    let expected = oracle::attention(&q, &k, &v, heads);
+    let expected = oracle::attention_within(&q, &k, &v, heads, window);
     let tokens = q.len() / (query * dim);
     let past = k.len() / (kv * dim) - tokens;
     let mut bound = Vec::with_capacity(expected.len());
     for (t, h) in (0..tokens).flat_map(|t| (0..query).map(move |h| (t, h))) {
-        let (n, from) = (past + t + 1, h / (query / kv));
+        let (end, from) = (past + t + 1, h / (query / kv));
+        let (first, n) = (end.saturating_sub(window), end.min(window));
         let q = &q[(t * query + h) * dim..][..dim];
-        let key = |p: usize| &k[(p * kv + from) * dim..][..dim];
-        let value = |p: usize| &v[(p * kv + from) * value_dim..][..value_dim];
+        let key = |p: usize| &k[((first + p) * kv + from) * dim..][..dim];
+        let value = |p: usize| &v[((first + p) * kv + from) * value_dim..][..value_dim];
         let root = (dim as f64).sqrt();
         let scores: Vec<f64> = (0..n).map(|p| dot(q, key(p)) / root).collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -434,7 +441,7 @@ mod tests {
     fn the_other_operations_judge() {
         let mut data = Data::new(10);
         judges(&rmsnorm(&data.values(33), &data.values(33), 1e-5));
-        let rotation = Rope { dims: 6, base: 1e4, scale: 0.5, factors: None };
+        let rotation = Rope { scale: 0.5, ..Rope::plain(6, 1e4) };
         judges(&rope(&data.values(16), 8, 100, &rotation));
         judges(&softmax(&data.outliers(17)));
         let (gate, up) = (Answer::exact(&data.outliers(20)), data.values(20));

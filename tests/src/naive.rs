@@ -1,5 +1,6 @@
-//! A whole Llama in f64, straight from the papers (Touvron et al. 2023; RoPE: Su et al. 2021;
-//! grouped queries: Ainslie et al. 2023), made of the [`oracle`]'s operations.
+//! A whole Llama in f64, straight from the papers (Touvron et al. 2023; RoPE: Su et al. 2021; grouped
+//! queries: Ainslie et al. 2023; sliding windows and mixtures of experts: Jiang et al. 2023 and 2024; biases
+//! and norms of heads: the Qwen2 and Qwen3 reports), made of the [`oracle`]'s operations.
 //!
 //! # How far may an engine's logits be from these?
 //!
@@ -29,11 +30,15 @@
 //! [`close`](crate::close), and in a shallow model, where few decisions are close, by
 //! [`Naive::sharp_answers`].
 
+mod layer;
+
+use self::layer::{Layer, Linear, vector};
 use crate::close::{Activations, Answer, LAMBDA, U, bf16_error, f16_error};
-use crate::oracle::{self, GROUP, Heads, Int8, Rope, dot, widen};
+use crate::oracle::{self, GROUP, Heads, Int8, dot, widen};
+use crate::rope::{Rope, Yarn};
 use crate::shapes::mix;
 use llama_core::gguf::Gguf;
-use llama_kernels::Format;
+use llama_kernels::{Format, Pairs};
 
 /// Runs with random rounding errors that a bound is estimated from.
 pub const SAMPLES: u64 = 8;
@@ -58,6 +63,9 @@ pub enum Rounding {
 pub struct Naive {
     heads: Heads,
     rope: Rope,
+    window: usize,
+    /// Experts that a token goes through.
+    used: usize,
     eps: f64,
     embedding: Linear,
     layers: Vec<Layer>,
@@ -65,58 +73,47 @@ pub struct Naive {
     output: Linear,
 }
 
-/// A transformer layer's weights, by their GGUF names.
-#[derive(Clone, Debug)]
-struct Layer {
-    attn_norm: Vec<f64>,
-    attn_q: Linear,
-    attn_k: Linear,
-    attn_v: Linear,
-    attn_output: Linear,
-    ffn_norm: Vec<f64>,
-    ffn_gate: Linear,
-    ffn_up: Linear,
-    ffn_down: Linear,
-}
-
-/// A matrix.
-#[derive(Clone, Debug)]
-struct Linear {
-    cols: usize,
-    /// Row-major, as decoded: f32 values are exact, and half the size of f64.
-    weights: Vec<f32>,
-    format: Format,
-    /// What engines do to what they multiply by it.
-    activations: Activations,
-}
-
 impl Naive {
     /// Decodes a model.
     ///
     /// # Panics
-    /// If a key or a tensor of a Llama model is missing or of the wrong size.
+    /// If a key or a tensor of the model is missing or of the wrong size.
     pub fn load(gguf: &Gguf) -> Naive {
-        let size = |key: &str| gguf.opt_usize(&format!("llama.{key}")).unwrap();
-        let float = |key: &str| gguf.opt_f32(&format!("llama.{key}")).unwrap().map(f64::from);
+        let name = gguf.str("general.architecture").unwrap();
+        let key = |key: &str| format!("{name}.{key}");
+        let size = |own: &str| gguf.opt_usize(&key(own)).unwrap();
+        let float = |own: &str| gguf.opt_f32(&key(own)).unwrap().map(f64::from);
         let d_model = size("embedding_length").unwrap();
         let query = size("attention.head_count").unwrap();
         let dim = size("attention.key_length").unwrap_or(d_model / query);
         let value_dim = size("attention.value_length").unwrap_or(d_model / query);
         let heads = Heads { query, kv: size("attention.head_count_kv").unwrap_or(query), dim, value_dim };
-        let scaled = gguf.opt_str("llama.rope.scaling.type").unwrap().is_none_or(|kind| kind == "linear");
-        let rope = Rope {
-            dims: size("rope.dimension_count").unwrap_or(dim),
-            base: float("rope.freq_base").unwrap_or(10_000.0),
-            scale: 1.0 / float("rope.scaling.factor").filter(|_| scaled).unwrap_or(1.0),
-            factors: gguf.tensor("rope_freqs.weight").map(|_| vector(gguf, "rope_freqs.weight")),
+        let scaling = gguf.opt_str(&key("rope.scaling.type")).unwrap().unwrap_or("linear");
+        let scale = 1.0 / float("rope.scaling.factor").filter(|_| scaling != "none").unwrap_or(1.0);
+        let original = size("rope.scaling.original_context_length").or(size("context_length"));
+        let yarn = Yarn {
+            attn_factor: float("rope.scaling.attn_factor").unwrap_or(1.0),
+            ..Yarn::new(original.unwrap_or(0) as f64)
         };
+        let rope = Rope {
+            pairs: if name == "llama" { Pairs::Adjacent } else { Pairs::Halves },
+            scale,
+            factors: gguf.tensor("rope_freqs.weight").map(|_| vector(gguf, "rope_freqs.weight")),
+            yarn: (scaling == "yarn").then_some(yarn),
+            ..Rope::plain(size("rope.dimension_count").unwrap_or(dim), float("rope.freq_base").unwrap_or(1e4))
+        };
+        let experts = size("expert_count").unwrap_or(0);
         let embedding = Linear::load(gguf, "token_embd.weight", d_model);
         let output = gguf.tensor("output.weight").map(|_| Linear::load(gguf, "output.weight", d_model));
         Naive {
             heads,
             rope,
             eps: float("attention.layer_norm_rms_epsilon").unwrap(),
-            layers: (0..size("block_count").unwrap()).map(|i| Layer::load(gguf, i, d_model, heads)).collect(),
+            window: size("attention.sliding_window").filter(|&window| window > 0).unwrap_or(usize::MAX),
+            used: size("expert_used_count").unwrap_or(0),
+            layers: (0..size("block_count").unwrap())
+                .map(|i| Layer::load(gguf, i, d_model, heads, experts))
+                .collect(),
             output_norm: vector(gguf, "output_norm.weight"),
             output: output.unwrap_or_else(|| embedding.clone()),
             embedding,
@@ -128,10 +125,7 @@ impl Naive {
     pub fn in_bf16(&self) -> Option<Naive> {
         let mut model = self.clone();
         let mut matrices = vec![&mut model.output];
-        for layer in &mut model.layers {
-            let Layer { attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down, .. } = layer;
-            matrices.extend([attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down]);
-        }
+        matrices.extend(model.layers.iter_mut().flat_map(Layer::matrices_mut));
         matrices.retain(|matrix| matrix.format == Format::BF16);
         let found = !matrices.is_empty();
         matrices.into_iter().for_each(|matrix| matrix.activations = Activations::Bf16);
@@ -259,23 +253,38 @@ impl Run<'_> {
         let norm = |x: &[f64], weight: &[f64]| -> Vec<f64> {
             x.chunks(weight.len()).flat_map(|x| oracle::rmsnorm(x, weight, model.eps)).collect()
         };
+        let head_norm = |x: Vec<f64>, weight: &Option<Vec<f64>>| match weight {
+            Some(weight) => norm(&x, weight),
+            None => x,
+        };
         let row = |&token: &u32| model.embedding.row(token as usize);
         let mut x: Vec<f64> = tokens.iter().flat_map(row).collect(); // [token][feature], as all below
         for (layer, (keys, values)) in model.layers.iter().zip(&mut self.cache) {
             let xn = norm(&x, &layer.attn_norm);
-            let q = rotate(layer.attn_q.apply(&xn, rounding), query);
-            keys.extend(rounding.cached(&rotate(layer.attn_k.apply(&xn, rounding), kv)));
-            values.extend(rounding.cached(&layer.attn_v.apply(&xn, rounding)));
-            let attended = oracle::attention(&rounding.floats(&q, dim), keys, values, model.heads);
+            let [q, k, v] = [&layer.attn_q, &layer.attn_k, &layer.attn_v].map(|w| w.apply(&xn, rounding));
+            let [bias_q, bias_k, bias_v] = &layer.attn_bias;
+            let q = rotate(head_norm(biased(q, bias_q), &layer.attn_q_norm), query);
+            let k = rotate(head_norm(biased(k, bias_k), &layer.attn_k_norm), kv);
+            keys.extend(rounding.cached(&k));
+            values.extend(rounding.cached(&biased(v, bias_v)));
+            let q = rounding.floats(&q, dim);
+            let attended = oracle::attention_within(&q, keys, values, model.heads, model.window);
             add(&mut x, &layer.attn_output.apply(&attended, rounding));
-            let xn = norm(&x, &layer.ffn_norm);
-            let (gate, up) = (layer.ffn_gate.apply(&xn, rounding), layer.ffn_up.apply(&xn, rounding));
-            add(&mut x, &layer.ffn_down.apply(&oracle::swiglu(&gate, &up), rounding));
+            let fed = layer.feed_forward(&norm(&x, &layer.ffn_norm), model.used, rounding);
+            add(&mut x, &fed);
         }
         self.position += tokens.len();
         let logits = model.output.apply(&norm(&x, &model.output_norm), rounding);
         logits.chunks(model.output.rows().len()).map(<[f64]>::to_vec).collect()
     }
+}
+
+/// With the bias added to each token, if there is one.
+fn biased(mut x: Vec<f64>, bias: &Option<Vec<f64>>) -> Vec<f64> {
+    if let Some(bias) = bias {
+        x.chunks_mut(bias.len()).for_each(|x| add(x, bias));
+    }
+    x
 }
 
 fn add(x: &mut [f64], y: &[f64]) {
@@ -341,206 +350,5 @@ fn narrow(x: &[f64]) -> Vec<f32> {
     x.iter().map(|&v| v as f32).collect()
 }
 
-impl Layer {
-    fn load(gguf: &Gguf, index: usize, d_model: usize, heads: Heads) -> Layer {
-        let name = |part: &str| format!("blk.{index}.{part}.weight");
-        let linear = |part: &str, cols: usize| Linear::load(gguf, &name(part), cols);
-        let ffn_gate = linear("ffn_gate", d_model);
-        Layer {
-            attn_norm: vector(gguf, &name("attn_norm")),
-            attn_q: linear("attn_q", d_model),
-            attn_k: linear("attn_k", d_model),
-            attn_v: linear("attn_v", d_model),
-            attn_output: linear("attn_output", heads.query * heads.value_dim),
-            ffn_norm: vector(gguf, &name("ffn_norm")),
-            ffn_up: linear("ffn_up", d_model),
-            ffn_down: linear("ffn_down", ffn_gate.weights.len() / d_model),
-            ffn_gate,
-        }
-    }
-}
-
-impl Linear {
-    fn load(gguf: &Gguf, name: &str, cols: usize) -> Linear {
-        let tensor = gguf.tensor(name).unwrap_or_else(|| panic!("tensor \"{name}\" is missing"));
-        assert_eq!(tensor.dims()[0], cols, "tensor \"{name}\": length of a row");
-        let mut weights = vec![0.0; tensor.dims().iter().product()];
-        tensor.format().dequantize(tensor.data(), &mut weights);
-        let format = tensor.format();
-        Linear { cols, weights, format, activations: Activations::of(format) }
-    }
-
-    fn rows(&self) -> impl ExactSizeIterator<Item = Vec<f64>> {
-        self.weights.chunks_exact(self.cols).map(widen)
-    }
-
-    fn row(&self, index: usize) -> Vec<f64> {
-        widen(&self.weights[index * self.cols..(index + 1) * self.cols])
-    }
-
-    /// The inner products of every row with the activations of every token.
-    fn apply(&self, x: &[f64], rounding: Rounding) -> Vec<f64> {
-        assert!(x.len().is_multiple_of(self.cols), "length of a row");
-        let (tokens, rows) = (x.len() / self.cols, self.weights.len() / self.cols);
-        let mut y = vec![0.0; tokens * rows];
-        for (x, y) in x.chunks(TILE * self.cols).zip(y.chunks_mut(TILE * rows)) {
-            // Tokens side by side: the sums of one do not wait for each other, and each is in the order of `dot`.
-            let mut columns = vec![[0.0; TILE]; self.cols];
-            for (t, x) in x.chunks_exact(self.cols).enumerate() {
-                let x = rounding.activations(x, self.activations);
-                columns.iter_mut().zip(x).for_each(|(column, x)| column[t] = x);
-            }
-            for (r, row) in self.weights.chunks_exact(self.cols).enumerate() {
-                let mut sums = [0.0; TILE];
-                for (&w, column) in row.iter().zip(&columns) {
-                    sums.iter_mut().zip(column).for_each(|(sum, x)| *sum += f64::from(w) * x);
-                }
-                y.iter_mut().skip(r).step_by(rows).zip(sums).for_each(|(y, sum)| *y = sum);
-            }
-        }
-        y
-    }
-}
-
-/// Tokens that are multiplied by a matrix at once.
-const TILE: usize = 16;
-
-fn vector(gguf: &Gguf, name: &str) -> Vec<f64> {
-    let tensor = gguf.tensor(name).unwrap_or_else(|| panic!("tensor \"{name}\" is missing"));
-    Linear::load(gguf, name, tensor.dims()[0]).row(0)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::close::violation;
-    use llama_core::synth::{Shape, Spec, Synth};
-    use std::path::PathBuf;
-
-    /// A file of the test data, which need not be there.
-    fn data(name: &str) -> Option<PathBuf> {
-        let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data")).join(name);
-        if !path.exists() {
-            eprintln!("skipped: no {}", path.display());
-        }
-        path.exists().then_some(path)
-    }
-
-    /// A small vocabulary, quick to multiply by.
-    fn synthetic(layers: usize, format: Format) -> Naive {
-        let shape = Shape { layers, vocab: 400, ..Shape::from_name("tiny").unwrap() };
-        let synth = Synth::new(&Spec { shape, format: format.into(), seed: 1 }).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("model.gguf");
-        synth.write(std::fs::File::create(&path).unwrap(), |_| ()).unwrap();
-        Naive::load(&Gguf::read(&path).unwrap())
-    }
-
-    /// Models that differ from this one as faulty engines do. The graph of a layer, its norms and
-    /// the rotation are wrong from the first token, from the second or in one feature of 256.
-    fn faulty(model: &Naive) -> Vec<(&'static str, Naive)> {
-        let mut faulty = ["base", "dims", "eps", "one norm", "gate and up"].map(|what| (what, model.clone()));
-        faulty[0].1.rope.base = 20_000.0;
-        faulty[1].1.rope.dims = 30;
-        faulty[2].1.eps = 0.01;
-        faulty[3].1.layers[0].attn_norm[5] *= -1.0;
-        let layer = &mut faulty[4].1.layers[0];
-        std::mem::swap(&mut layer.ffn_gate, &mut layer.ffn_up);
-        faulty.to_vec()
-    }
-
-    const PROMPT: [u32; 12] = [1, 300, 399, 261, 262, 300, 300, 7, 350, 399, 261, 333];
-
-    #[test]
-    fn a_trained_model_tells_its_story() {
-        let (Some(model), Some(text)) =
-            (data("models/stories260K.gguf"), data("models/stories260K.expected_greedy_200.txt"))
-        else {
-            return;
-        };
-        let gguf = Gguf::read(&model).unwrap();
-        let pieces: Vec<&str> = gguf.strs("tokenizer.ggml.tokens").unwrap().collect();
-        let mut bytes = Vec::new();
-        for token in Naive::load(&gguf).greedy(&[1], 200) {
-            let piece = pieces[token as usize];
-            match piece.strip_prefix("<0x").and_then(|hex| u8::from_str_radix(&hex[..2], 16).ok()) {
-                Some(byte) => bytes.push(byte),
-                None => bytes.extend(piece.replace('\u{2581}', " ").bytes()),
-            }
-        }
-        // The space before the first word belongs to the tokenizer, not to the text.
-        let told = String::from_utf8(bytes).unwrap();
-        assert_eq!(told.trim_start(), std::fs::read_to_string(text).unwrap());
-    }
-
-    #[test]
-    fn the_bound_admits_an_engine_and_is_informative() {
-        let mut models: Vec<(String, Naive)> =
-            Format::ALL.iter().map(|&format| (format.to_string(), synthetic(2, format))).collect();
-        if let Some(path) = data("models/stories260K.gguf") {
-            models.push(("stories260K".into(), Naive::load(&Gguf::read(&path).unwrap())));
-        }
-        for (name, model) in models {
-            let engine = model.logits_with(&PROMPT, Rounding::Nearest);
-            for (position, (answer, found)) in model.answers(&PROMPT).iter().zip(&engine).enumerate() {
-                let what = format!("{name}, position {position}");
-                answer.check(&narrow(found), &what);
-                let error = |i: usize| (found[i] - answer.expected[i]).abs() / answer.bound[i];
-                let used = (0..found.len()).map(error).fold(0.0, f64::max);
-                assert!(used > 0.05, "{what}: the bound is {:.0} times the largest error", 1.0 / used);
-            }
-        }
-    }
-
-    /// Positions at which a model's logits are within the bounds.
-    fn met(answers: &[Answer], model: &Naive) -> usize {
-        let logits = model.logits_with(&PROMPT, Rounding::Perturbed(99));
-        let meets = |(answer, found): &(&Answer, Vec<f64>)| {
-            violation(&narrow(found), &answer.expected, &answer.bound).is_none()
-        };
-        answers.iter().zip(logits).filter(meets).count()
-    }
-
-    #[test]
-    fn the_bound_rejects_faulty_engines() {
-        let model = synthetic(2, Format::F32);
-        let answers = model.answers(&PROMPT);
-        assert_eq!(met(&answers, &model), PROMPT.len());
-        for (what, faulty) in faulty(&model) {
-            assert!(met(&answers, &faulty) <= 1, "{what}"); // no rotation at position 0
-        }
-    }
-
-    #[test]
-    fn the_sharp_bound_rejects_faulty_engines_with_int8() {
-        for format in [Format::Q8_0, Format::Q4_0] {
-            let model = synthetic(1, format);
-            let answers = model.sharp_answers(&PROMPT);
-            assert!(met(&answers, &model) > PROMPT.len() / 4, "{format}");
-            for (what, faulty) in faulty(&model) {
-                assert!(met(&answers, &faulty) <= 1, "{format}: {what}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_likeliest_come_first() {
-        assert_eq!(top_two(&[1.0, 3.0, -7.0, 3.0, 2.0]), [(1, 3.0), (3, 3.0)]);
-    }
-
-    #[test]
-    fn activations_in_bf16_need_a_bound_of_their_own() {
-        assert!(synthetic(1, Format::F16).in_bf16().is_none());
-        let model = synthetic(1, Format::BF16);
-        let rounded = model.in_bf16().unwrap();
-        let engine = rounded.logits_with(&PROMPT, Rounding::Nearest);
-        let meets = |answers: Vec<Answer>| {
-            let met = |(logits, answer): (&Vec<f64>, &Answer)| {
-                violation(&narrow(logits), &answer.expected, &answer.bound).is_none()
-            };
-            engine.iter().zip(&answers).filter(|(logits, answer)| met((logits, answer))).count()
-        };
-        assert_eq!(meets(rounded.answers(&PROMPT)), PROMPT.len());
-        assert_eq!(meets(model.answers(&PROMPT)), 0);
-    }
-}
+mod tests;

@@ -42,37 +42,6 @@ pub fn rmsnorm(x: &[f64], weight: &[f64], eps: f64) -> Vec<f64> {
     x.iter().zip(weight).map(|(x, w)| x / (mean_square + eps).sqrt() * w).collect()
 }
 
-/// Rotary position embedding in GGUF's layout for Llama.
-#[derive(Clone, Debug)]
-pub struct Rope {
-    /// Features of each head that rotate: the first `dims`, an even number.
-    pub dims: usize,
-    /// Pair `i` turns by `base^(-2i/dims)` radians per position.
-    pub base: f64,
-    /// Multiplies every angle: 1, or 1 / factor with linear scaling.
-    pub scale: f64,
-    /// Divisors of the pairs' frequencies (`rope_freqs.weight`), if the model has them.
-    pub factors: Option<Vec<f64>>,
-}
-
-impl Rope {
-    /// The angle of pair `i` at a position, in radians.
-    pub fn angle(&self, pos: usize, i: usize) -> f64 {
-        let frequency = self.base.powf(-2.0 * i as f64 / self.dims as f64);
-        pos as f64 * self.scale * frequency / self.factors.as_ref().map_or(1.0, |f| f[i])
-    }
-
-    /// Turns the adjacent pairs `(2i, 2i + 1)` of one head; the features from `dims` on stay.
-    pub fn rotate(&self, head: &[f64], pos: usize) -> Vec<f64> {
-        let mut y = head.to_vec();
-        for i in 0..self.dims / 2 {
-            let ((sin, cos), a, b) = (self.angle(pos, i).sin_cos(), head[2 * i], head[2 * i + 1]);
-            (y[2 * i], y[2 * i + 1]) = (a * cos - b * sin, a * sin + b * cos);
-        }
-        y
-    }
-}
-
 /// `exp(x_i) / sum_j exp(x_j)`.
 pub fn softmax(x: &[f64]) -> Vec<f64> {
     let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -108,6 +77,11 @@ pub struct Heads {
 /// `q` is `[token][query head][dim]`; `k` and `v` are `[position][kv head][dim or value_dim]`. The
 /// tokens are the last positions: token `t` of `n` sees all but the `n - 1 - t` positions at the end.
 pub fn attention(q: &[f64], k: &[f64], v: &[f64], heads: Heads) -> Vec<f64> {
+    attention_within(q, k, v, heads, usize::MAX)
+}
+
+/// The same where a token at position `i` sees position `j` only if `i - j < window`.
+pub fn attention_within(q: &[f64], k: &[f64], v: &[f64], heads: Heads, window: usize) -> Vec<f64> {
     let Heads { query, kv, dim, value_dim } = heads;
     let tokens = q.len() / (query * dim);
     let past = k.len() / (kv * dim) - tokens;
@@ -116,9 +90,11 @@ pub fn attention(q: &[f64], k: &[f64], v: &[f64], heads: Heads) -> Vec<f64> {
         let (q, from) = (&q[(t * query + h) * dim..][..dim], h / (query / kv));
         let key = |p: usize| &k[(p * kv + from) * dim..][..dim];
         let value = |p: usize| &v[(p * kv + from) * value_dim..][..value_dim];
-        let scores: Vec<f64> = (0..=past + t).map(|p| dot(q, key(p)) / (dim as f64).sqrt()).collect();
+        let seen = (past + t + 1).saturating_sub(window)..past + t + 1;
+        let scores: Vec<f64> = seen.clone().map(|p| dot(q, key(p)) / (dim as f64).sqrt()).collect();
         let weights = softmax(&scores);
-        y.extend((0..value_dim).map(|i| (0..=past + t).map(|p| weights[p] * value(p)[i]).sum::<f64>()));
+        let sum = |i: usize| seen.clone().zip(&weights).map(|(p, weight)| weight * value(p)[i]).sum::<f64>();
+        y.extend((0..value_dim).map(sum));
     }
     y
 }
@@ -168,17 +144,6 @@ mod tests {
     }
 
     #[test]
-    fn rope_turns_adjacent_pairs_of_the_first_dims() {
-        use std::f64::consts::FRAC_PI_2;
-        let quarter = |pos: usize, scale| Rope { dims: 2, base: 1e4, scale, factors: None }.angle(pos, 0);
-        assert_eq!((quarter(3, 1.0), quarter(3, 0.25)), (3.0, 0.75));
-        let rope = Rope { dims: 4, base: 100.0, scale: FRAC_PI_2, factors: Some(vec![1.0, 0.1 / 2.0]) };
-        let found = rope.rotate(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 1);
-        let expected = [-2.0, 1.0, -3.0, -4.0, 5.0, 6.0]; // a quarter turn, a half turn, no turn
-        assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-12), "{found:?}");
-    }
-
-    #[test]
     fn softmax_and_silu_by_hand() {
         let p = softmax(&[1000.0, 1000.0 + 3f64.ln()]);
         assert!((p[0] - 0.25).abs() < 1e-12 && (p[1] - 0.75).abs() < 1e-12, "{p:?}");
@@ -193,6 +158,10 @@ mod tests {
         let (k, v) = ([0.0, 3f64.ln(), 1e9], [8.0, 4.0, 2.0]);
         let y = attention(&[1.0, -1.0, 1.0, 0.0], &k, &v, heads);
         let expected = [5.0, 7.0, 2.0, 14.0 / 3.0];
+        assert!(y.iter().zip(expected).all(|(y, e)| (y - e).abs() < 1e-12), "{y:?}");
+        // A window of two hides the first position from the second token.
+        let y = attention_within(&[1.0, -1.0, 1.0, 0.0], &k, &v, heads, 2);
+        let expected = [5.0, 7.0, 2.0, 3.0];
         assert!(y.iter().zip(expected).all(|(y, e)| (y - e).abs() < 1e-12), "{y:?}");
     }
 

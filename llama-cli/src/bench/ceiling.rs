@@ -53,7 +53,7 @@ impl Cost {
             sums[usize::from(!matrix.format().is_integer())] += matrix.rows() as u64 * matrix.cols() as u64;
             sums
         };
-        let layers = weights.layers.iter().flat_map(|layer| layer.matrices()).fold([0; 2], add);
+        let layers = weights.layers.iter().flat_map(|layer| layer.matrices_per_token()).fold([0; 2], add);
         Cost {
             weights: weights.bytes_per_token() - weights.token_embd.matrix().row_stride() as u64,
             position: bytes_per_position,

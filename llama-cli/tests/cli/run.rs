@@ -1,6 +1,6 @@
 //! `llama run`: what goes to which stream, and the golden text.
 
-use crate::fixture::{Fixture, llama, output, shared, stderr, stdout};
+use crate::fixture::{Fixture, assert_refused, llama, output, shared, stderr, stdout};
 use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -118,6 +118,39 @@ fn generation_ends_where_the_context_does() {
     assert!(run.status.success());
     // One position is for the token that begins the text.
     assert!(stderr(&run).contains("generation: 15 tokens"), "{}", stderr(&run));
+}
+
+#[test]
+fn with_shift_generation_goes_on() {
+    let fixture = Fixture::new();
+    let run = |more: &[&str]| {
+        let args =
+            ["run", "-m", &fixture.model, "-p", "x", "-c", "16", "-n", "60", "--ignore-eos", "--temp", "0"];
+        let output = output(&[&args[..], more].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        stderr(&output)
+    };
+    assert!(run(&["--context-shift"]).contains("generation: 60 tokens"));
+    assert!(run(&["--context-shift", "--keep", "-1"]).contains("generation: 60 tokens"));
+    assert!(!run(&[]).contains("generation: 60 tokens"));
+    let args = ["run", "-m", &fixture.model, "-c", "16", "--context-shift", "--keep", "16"];
+    assert_refused(&output(&args), "option keep: expected a number at least 3 below the context, found 16");
+}
+
+#[test]
+fn the_rotation_can_be_changed() {
+    let Some(model) = shared("models/stories260K.gguf") else { return };
+    let text = |more: &[&str]| {
+        let args = ["run", "-m", &model, "-p", "Once", "-n", "40", "--temp", "0"];
+        stdout(&[&args[..], more].concat())
+    };
+    let plain = text(&[]);
+    let yarn = ["--rope-scaling", "yarn", "--rope-scale", "8", "--yarn-orig-ctx", "16"];
+    assert_ne!(text(&yarn), plain);
+    assert_ne!(text(&["--rope-freq-base", "100"]), plain);
+    assert_eq!(text(&["--rope-scale", "2"]), text(&["--rope-freq-scale", "0.5", "--rope-scaling", "linear"]));
+    assert_eq!(text(&[&yarn[..], &["--yarn-ext-factor", "0"]].concat()), text(&["--rope-scale", "8"]));
+    assert_eq!(text(&["--rope-scaling", "none", "--rope-scale", "2"]), plain);
 }
 
 #[test]

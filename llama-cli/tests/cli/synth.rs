@@ -26,6 +26,22 @@ fn the_model_is_deterministic_complete_and_runs() {
 }
 
 #[test]
+fn every_architecture_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    for (arch, name) in [("mistral", "llama"), ("mixtral", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3")] {
+        let output = synth(&directory, &["-o", "model.gguf", "--force", "--arch", arch]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let path = directory.path().join("model.gguf");
+        let path = path.to_str().unwrap();
+        let keys = stdout(&["inspect", path]);
+        assert!(keys.contains(&format!("{name}.block_count")), "{keys}");
+        assert_eq!(keys.contains("sliding_window"), arch == "mistral");
+        let run = ["run", "-m", path, "-p", "hello", "-n", "4", "--temp", "0", "--ignore-eos", "-c", "64"];
+        assert!(!stdout(&run).is_empty(), "{arch}");
+    }
+}
+
+#[test]
 fn an_existing_file_is_only_replaced_by_force() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("model.gguf"), "precious").unwrap();

@@ -43,6 +43,13 @@ impl Mapped {
         Some(Mapped { map: Arc::clone(map), range })
     }
 
+    /// A part of the range, if it has it.
+    pub(crate) fn part(&self, part: Range<usize>) -> Option<Mapped> {
+        self.get(part.clone())?;
+        let start = self.range.start;
+        Some(Mapped { map: Arc::clone(&self.map), range: start + part.start..start + part.end })
+    }
+
     /// Where in the file the range begins.
     pub fn offset(&self) -> usize {
         self.range.start

@@ -23,6 +23,7 @@ const PIECES: usize = 4;
 pub(super) struct Rows {
     queries: Buffer<[f32; LANES]>,
     visible: Vec<usize>,
+    hidden: Vec<usize>,
     records: Buffer<[f32; LANES]>,
     part: Buffer<[f32; LANES]>,
     scratch: Scratch,
@@ -33,7 +34,7 @@ pub(super) fn scratch_size(threads: usize, tokens: usize, heads: usize, kv: &KvS
     let group = heads / kv.heads.max(1);
     let rows = QUERY_ROWS.max(group * tokens.min(SPLIT_TOKENS));
     let (key, record) = (4 * kv.key_type.padded(kv.key_dim), 4 * LANES * attention::lines(kv.value_dim));
-    let worker = rows * (key + size_of::<usize>() + 2 * record) + Scratch::size(rows, kv);
+    let worker = rows * (key + 2 * size_of::<usize>() + 2 * record) + Scratch::size(rows, kv);
     let chunks = kv.positions.div_ceil(CHUNK);
     threads * worker + tokens.min(SPLIT_TOKENS) * heads * chunks * record
 }
@@ -62,11 +63,12 @@ impl Attention<'_, '_> {
         }
     }
 
-    /// The query rows of one KV head for some tokens, scaled and padded, token by token; how far each sees.
+    /// The query rows of one KV head for some tokens, scaled and padded, token by token; how far each sees,
+    /// and from where on.
     fn gather<'r>(
         &self,
         queries: &'r mut Buffer<[f32; LANES]>,
-        visible: &mut Vec<usize>,
+        [visible, hidden]: [&mut Vec<usize>; 2],
         tokens: Range<usize>,
         head: usize,
     ) -> &'r [[f32; LANES]] {
@@ -75,6 +77,7 @@ impl Attention<'_, '_> {
         let scale = 1.0 / (dim as f32).sqrt();
         let queries = queries.room(tokens.len() * self.group * lines);
         visible.clear();
+        hidden.clear();
         let mut rows = queries.chunks_exact_mut(lines.max(1));
         for t in tokens {
             let heads = &self.qkv[t * self.features + head * self.group * dim..][..self.group * dim];
@@ -83,6 +86,7 @@ impl Attention<'_, '_> {
                 row.iter_mut().zip(query).for_each(|(out, q)| *out = q * scale);
                 rest.fill(0.0);
                 visible.push(self.start + t + 1);
+                hidden.push(self.kv.first_visible(self.start + t));
             }
         }
         queries
@@ -91,7 +95,7 @@ impl Attention<'_, '_> {
     fn attend(
         &self,
         queries: &[[f32; LANES]],
-        visible: &[usize],
+        [visible, hidden]: [&[usize]; 2],
         scratch: &mut Scratch,
         head: usize,
         chunk: usize,
@@ -100,7 +104,7 @@ impl Attention<'_, '_> {
         let end = visible.last().copied().unwrap_or(0).min((chunk + 1) * CHUNK);
         let positions = chunk * CHUNK..end.max(chunk * CHUNK);
         let cache = self.kv.head(head);
-        self.ops.cpu.backend.attend(Attend { queries, visible, cache, positions, out, scratch });
+        self.ops.cpu.backend.attend(Attend { queries, visible, hidden, cache, positions, out, scratch });
     }
 
     /// Writes one row's result.
@@ -114,22 +118,29 @@ impl Attention<'_, '_> {
         attention::finish(record, unsafe { self.out.part(start..start + dim) });
     }
 
+    /// The first chunk that a token sees any of.
+    fn first_chunk(&self, token: usize) -> usize {
+        self.kv.first_visible(self.start + token) / CHUNK
+    }
+
     /// Few tokens: every (KV head, chunk) is a piece of its own, for all of them; records are merged in
     /// order.
     fn by_chunk(&self, tokens: usize) {
         let (kv_heads, record) = (self.kv.shape().heads, attention::lines(self.kv.shape().value_dim));
-        let chunks = (self.start + tokens).div_ceil(CHUNK);
+        let before = self.first_chunk(0);
+        let chunks = (self.start + tokens).div_ceil(CHUNK) - before;
         let rows = tokens * self.group;
         let per_piece = rows * record;
         let mut shared = lock(&self.ops.cpu.shared);
         let records = Parts::new(shared.records.room(kv_heads * chunks * per_piece));
         self.ops.team.split(kv_heads * chunks, &|worker, piece| {
-            let Rows { queries, visible, scratch, .. } = &mut lock(&self.ops.cpu.workers[worker]).rows;
-            let (chunk, head) = (piece % chunks, piece / chunks);
-            let queries = self.gather(queries, visible, 0..tokens, head);
+            let Rows { queries, visible, hidden, scratch, .. } =
+                &mut lock(&self.ops.cpu.workers[worker]).rows;
+            let (chunk, head) = (before + piece % chunks, piece / chunks);
+            let queries = self.gather(queries, [visible, hidden], 0..tokens, head);
             // SAFETY: each piece writes its own records.
             let out = unsafe { records.part(piece * per_piece..(piece + 1) * per_piece) };
-            self.attend(queries, visible, scratch, head, chunk, out);
+            self.attend(queries, [visible, hidden], scratch, head, chunk, out);
         });
         self.ops.team.split(kv_heads, &|_, head| {
             // SAFETY: each piece reads and writes the records of its own KV head.
@@ -154,16 +165,17 @@ impl Attention<'_, '_> {
         }
         let tiles = tokens.div_ceil(per_tile);
         self.ops.team.split(tiles * kv_heads, &|worker, piece| {
-            let Rows { queries, visible, records, part, scratch } =
+            let Rows { queries, visible, hidden, records, part, scratch } =
                 &mut lock(&self.ops.cpu.workers[worker]).rows;
             let tile = tiles - 1 - piece / kv_heads; // the last tokens see the most: they go first
             let head = piece % kv_heads;
             let range = tile * per_tile..tokens.min((tile + 1) * per_tile);
-            let queries = self.gather(queries, visible, range.clone(), head);
+            let queries = self.gather(queries, [visible, hidden], range.clone(), head);
+            let first = self.first_chunk(range.start);
             let (records, part) = (records.room(visible.len() * record), part.room(visible.len() * record));
-            self.attend(queries, visible, scratch, head, 0, records);
-            for chunk in 1..(self.start + range.end).div_ceil(CHUNK) {
-                self.attend(queries, visible, scratch, head, chunk, part);
+            self.attend(queries, [visible, hidden], scratch, head, first, records);
+            for chunk in first + 1..(self.start + range.end).div_ceil(CHUNK) {
+                self.attend(queries, [visible, hidden], scratch, head, chunk, part);
                 self.merge(records, part, record);
             }
             for (i, record) in records.chunks_exact(record).enumerate() {

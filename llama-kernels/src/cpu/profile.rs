@@ -56,8 +56,14 @@ pub enum Operation {
     SwiGlu(Product),
     /// Rotary position embedding.
     Rope,
+    /// A vector is added to every token.
+    Bias,
     /// Keys and values are written to the cache.
     PushKv,
+    /// Positions move within the cache.
+    ShiftKv,
+    /// Rows of tokens go to their experts and back.
+    Experts,
     /// Queries against the cache.
     Attention,
     /// A softmax on its own.
@@ -89,7 +95,10 @@ impl Operation {
             Operation::Matmul(_) => "matmul",
             Operation::SwiGlu(_) => "swiglu",
             Operation::Rope => "rope",
+            Operation::Bias => "bias",
             Operation::PushKv => "kv write",
+            Operation::ShiftKv => "kv shift",
+            Operation::Experts => "experts",
             Operation::Attention => "attention",
             Operation::Softmax => "softmax",
         }
@@ -215,11 +224,25 @@ impl Work {
         Work::new(Operation::PushKv, FLOAT * values + cached(kv, tokens))
     }
 
+    pub(super) fn bias(values: usize) -> Work {
+        Work::new(Operation::Bias, 2 * FLOAT * values)
+    }
+
+    pub(super) fn shift_kv(kv: &KvLayer, positions: usize) -> Work {
+        Work::new(Operation::ShiftKv, 2 * cached(kv, positions))
+    }
+
+    pub(super) fn experts(values: usize) -> Work {
+        Work::new(Operation::Experts, FLOAT * values)
+    }
+
     pub(super) fn attention(kv: &KvLayer, heads: usize, tokens: usize, start: usize) -> Work {
-        let (dims, positions) = (kv.shape().key_dim + kv.shape().value_dim, start + tokens);
-        // Token t sees start + t + 1 positions.
-        let pairs = tokens * start + tokens * (tokens + 1) / 2;
-        let bytes = FLOAT * tokens * heads * dims + cached(kv, positions);
+        let dims = kv.shape().key_dim + kv.shape().value_dim;
+        // Token t sees start + t + 1 positions, but for those beyond its window.
+        let hidden = |t: usize| kv.first_visible(start + t);
+        let unseen: usize = (0..tokens).rev().map(hidden).take_while(|&hidden| hidden > 0).sum();
+        let pairs = tokens * start + tokens * (tokens + 1) / 2 - unseen;
+        let bytes = FLOAT * tokens * heads * dims + cached(kv, start + tokens - hidden(0));
         Work { macs: pairs * heads * dims, ..Work::new(Operation::Attention, bytes) }
     }
 
@@ -272,7 +295,7 @@ fn cached(kv: &KvLayer, positions: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CpuOptions, rope_table};
+    use crate::{CpuOptions, Pairs, Rotation};
     use crate::{KvShape, KvType};
 
     fn cpu(threads: usize) -> Cpu {
@@ -334,11 +357,12 @@ mod tests {
         let qkv = vec![0.5; tokens * (heads + 4) * dim];
         let mut tables = vec![0.0; tokens * 2 * dim];
         tables.chunks_exact_mut(2 * dim).enumerate().for_each(|(i, table)| {
-            rope_table(table, i, &vec![1.0; dim / 2]);
+            let (frequencies, pairs) = (vec![1.0; dim / 2], Pairs::Adjacent);
+            Rotation { frequencies, magnitude: 1.0, pairs }.table(table, i as f64);
         });
         cpu.record();
         cpu.region(false, |ops| {
-            ops.rope(&mut qkv.clone(), tokens, heads + 2, dim, &tables);
+            ops.rope(&mut qkv.clone(), tokens, heads + 2, dim, &tables, Pairs::Adjacent);
             ops.push_kv(&mut kv, &qkv, tokens, start);
             ops.attention(&mut vec![0.0; tokens * heads * dim], &qkv, &kv, heads, tokens, start);
         });

@@ -1,4 +1,8 @@
-//! Small fields spread to bytes, eight or sixteen at a time in the registers of a scalar unit.
+//! Small fields spread to bytes, eight or sixteen at a time in the registers of a scalar unit; and
+//! what formats of nibbles have in common.
+
+use super::Block;
+use crate::simd::Simd;
 
 /// Eight nibbles, the low ones first, as eight bytes.
 #[inline(always)]
@@ -65,6 +69,35 @@ pub(super) fn low_sevens(x: u64) -> u64 {
     let x = x & 0x007f_007f_007f_007f;
     let x = (x | x >> 8) & 0x0000_ffff_0000_ffff;
     (x | x >> 16) & 0xffff_ffff
+}
+
+/// The halves of 32 bytes.
+#[inline(always)]
+pub(super) fn split(x: &[u8; 32]) -> [&[u8; 16]; 2] {
+    let (halves, _) = x.as_chunks::<16>();
+    [&halves[0], &halves[1]]
+}
+
+/// The bytes of four consecutive blocks of `N`, the `pair`th four of a span.
+#[inline(always)]
+pub(super) fn four<B: Block, const N: usize>(span: &[B], pair: usize) -> &[[u8; N]; 4] {
+    const { assert!(size_of::<B>() == N) };
+    let (blocks, _) = B::bytes(&span[4 * pair..][..4]).as_chunks::<N>();
+    blocks.try_into().expect("four blocks")
+}
+
+/// The bytes of a span's eight blocks of `N`.
+#[inline(always)]
+pub(super) fn eight<B: Block, const N: usize>(span: &[B]) -> &[[u8; N]; 8] {
+    const { assert!(size_of::<B>() == N) };
+    let (blocks, _) = B::bytes(span).as_chunks::<N>();
+    blocks.try_into().expect("eight blocks")
+}
+
+/// The low nibbles, and the high ones.
+#[inline(always)]
+pub(super) fn nibble_halves<S: Simd>(s: S, x: S::I) -> [S::I; 2] {
+    [s.and(x, s.splat_u8(15)), s.and(s.shr_halves(x, 4, 4), s.splat_u8(15))]
 }
 
 /// Sixteen bytes from two halves.

@@ -4,7 +4,7 @@
 //! The half-precision `d` lies in the highest four bits of the four words of scales.
 
 use super::grids::{self, IQ1 as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Scales, bits};
+use super::{Block, IntegerBlock, Lane, Of16, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -55,12 +55,24 @@ unsafe impl Block for IQ1_M {
     }
 }
 
+impl IQ1_M {
+    /// The integers of 64 consecutive weights of a span.
+    #[inline(always)]
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let block = &span[0];
+        let (q, high) = (&block.q[stripe], u32::from_le_bytes(block.high[stripe]));
+        let points = std::array::from_fn(|i| usize::from(q[i]) | ((high >> (4 * i) & 7) as usize) << 8);
+        let minus = bits::nibbles(high) >> 3 & 0x0101_0101_0101_0101;
+        grids::shift(s, s.octets(&POINTS, points), minus * 255)
+    }
+}
+
 impl IntegerBlock for IQ1_M {
-    type Lanes = Lane<5, true, false>;
+    type Lanes = Lane<5, Of16, false>;
     const ZERO: Option<u32> = Some(4);
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
         let block = &span[0];
         let d = s.mul(s.splat_f16(block.d()), s.splat(1.0 / 8.0));
         let odd = bits::threes(block.scales).map(|scale| 2 * scale + 1);
@@ -68,12 +80,8 @@ impl IntegerBlock for IQ1_M {
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        let block = &span[0];
-        let (q, high) = (&block.q[stripe], u32::from_le_bytes(block.high[stripe]));
-        let points = std::array::from_fn(|i| usize::from(q[i]) | ((high >> (4 * i) & 7) as usize) << 8);
-        let minus = bits::nibbles(high) >> 3 & 0x0101_0101_0101_0101;
-        grids::shift(s, s.octets(&POINTS, points), minus * 255)
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        [Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1)]
     }
 }
 

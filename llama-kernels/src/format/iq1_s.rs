@@ -3,7 +3,7 @@
 //! `w = d * (2 * s + 1) * (point + 1/8)`, or minus an eighth. In integers: eight times as much.
 
 use super::grids::{self, IQ1 as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Scales};
+use super::{Block, IntegerBlock, Lane, Of32, Random, Scales};
 use crate::simd::Simd;
 use half::f16;
 
@@ -39,20 +39,10 @@ unsafe impl Block for IQ1_S {
     }
 }
 
-impl IntegerBlock for IQ1_S {
-    type Lanes = Lane<5, false, false>;
-    const ZERO: Option<u32> = Some(4);
-
+impl IQ1_S {
+    /// The integers of 64 consecutive weights of a span.
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        let block = &span[0];
-        let odd = |i: usize| (block.high[i / 2][i % 2 * 2 + 1] >> 4 & 7) * 2 + 1;
-        let d = s.mul(s.splat_f16(block.d), s.splat(1.0 / 8.0));
-        Scales::new(s.mul(d, s.pairs_i8(u64::from_le_bytes(std::array::from_fn(odd)))))
-    }
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
         let block = &span[0];
         let (q, words) = (&block.q[stripe], u32::from_le_bytes(block.high[stripe]));
         let [a, b] = [words as u16, (words >> 16) as u16];
@@ -60,6 +50,24 @@ impl IntegerBlock for IQ1_S {
         let points = std::array::from_fn(|i| point(i, if i < 4 { a } else { b }));
         let minus = |word: u16| u64::from(word >> 15) * 0xffff_ffff;
         grids::shift(s, s.octets(&POINTS, points), minus(a) | minus(b) << 32)
+    }
+}
+
+impl IntegerBlock for IQ1_S {
+    type Lanes = Lane<5, Of32, false>;
+    const ZERO: Option<u32> = Some(4);
+
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        let block = &span[0];
+        let odd = |i: usize| (block.high[i / 2][i % 2 * 2 + 1] >> 4 & 7) * 2 + 1;
+        let d = s.mul8(s.splat8_f16(block.d), s.splat8(1.0 / 8.0));
+        Scales::new(s.mul8(d, s.floats8_i8(u64::from_le_bytes(std::array::from_fn(odd)))))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        s.regroup(Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1))
     }
 }
 

@@ -3,7 +3,7 @@
 //! The scale is `d * (s + 1/2) / 4`.
 
 use super::grids::{self, IQ2_S as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Scales, bits};
+use super::{Block, IntegerBlock, Lane, Of16, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -42,23 +42,31 @@ unsafe impl Block for IQ2_S {
     }
 }
 
+impl IQ2_S {
+    /// The integers of 64 consecutive weights of a span.
+    #[inline(always)]
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let block = &span[0];
+        let (q, high) = (&block.q[stripe], u16::from_le_bytes(block.high[stripe]));
+        let points = std::array::from_fn(|i| usize::from(q[i]) | usize::from(high >> (2 * i) & 3) << 8);
+        grids::negate(s, s.octets(&POINTS, points), u64::from_le_bytes(block.signs[stripe]))
+    }
+}
+
 impl IntegerBlock for IQ2_S {
-    type Lanes = Lane<8, true, false>;
+    type Lanes = Lane<8, Of16, false>;
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
         let block = &span[0];
         let d = s.mul(s.splat_f16(block.d), s.splat(1.0 / 8.0));
         Scales::new(s.mul(d, s.floats_i8(bits::odd_nibbles(block.scales))))
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        let block = &span[0];
-        let (q, high) = (&block.q[stripe], u16::from_le_bytes(block.high[stripe]));
-        let points = std::array::from_fn(|i| usize::from(q[i]) | usize::from(high >> (2 * i) & 3) << 8);
-        grids::negate(s, s.octets(&POINTS, points), u64::from_le_bytes(block.signs[stripe]))
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        [Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1)]
     }
 }
 

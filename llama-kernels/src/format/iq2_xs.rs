@@ -3,7 +3,7 @@
 //! The scale is `d * (s + 1/2) / 4`. The eighth sign makes the number of minuses even.
 
 use super::grids::{self, IQ2_XS as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Scales, bits};
+use super::{Block, IntegerBlock, Lane, Of16, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -40,25 +40,33 @@ unsafe impl Block for IQ2_XS {
     }
 }
 
-impl IntegerBlock for IQ2_XS {
-    type Lanes = Lane<8, true, false>;
-    const ZERO: Option<u32> = None;
-
+impl IQ2_XS {
+    /// The integers of 64 consecutive weights of a span.
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        let block = &span[0];
-        let d = s.mul(s.splat_f16(block.d), s.splat(1.0 / 8.0));
-        Scales::new(s.mul(d, s.floats_i8(bits::odd_nibbles(block.scales))))
-    }
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
         let q = &span[0].q[stripe];
         let words = u128::from_le_bytes(*q);
         let (low, high) = (words as u64, (words >> 64) as u64);
         let points = std::array::from_fn(|i| (if i < 4 { low } else { high } >> (i % 4 * 16)) as usize);
         let signs = bits::low_sevens(low >> 9) | bits::low_sevens(high >> 9) << 32;
         grids::negate(s, s.octets(&POINTS, points), bits::even_signs(signs))
+    }
+}
+
+impl IntegerBlock for IQ2_XS {
+    type Lanes = Lane<8, Of16, false>;
+    const ZERO: Option<u32> = None;
+
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        let block = &span[0];
+        let d = s.mul(s.splat_f16(block.d), s.splat(1.0 / 8.0));
+        Scales::new(s.mul(d, s.floats_i8(bits::odd_nibbles(block.scales))))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        [Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1)]
     }
 }
 

@@ -3,7 +3,7 @@
 //! The scale is `d * (s + 1/2) / 4`. Seven of eight signs are stored: the number of minuses is even.
 
 use super::grids::{self, IQ2_XXS as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Scales, bits};
+use super::{Block, IntegerBlock, Lane, Of32, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -40,26 +40,34 @@ unsafe impl Block for IQ2_XXS {
     }
 }
 
-impl IntegerBlock for IQ2_XXS {
-    type Lanes = Lane<8, false, false>;
-    const ZERO: Option<u32> = None;
-
+impl IQ2_XXS {
+    /// The integers of 64 consecutive weights of a span.
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        let block = &span[0];
-        let odd = |i: usize| (block.q[i / 2][i % 2 * 8 + 7] >> 4) * 2 + 1;
-        let d = s.mul(s.splat_f16(block.d), s.splat(1.0 / 8.0));
-        Scales::new(s.mul(d, s.pairs_i8(u64::from_le_bytes(std::array::from_fn(odd)))))
-    }
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
         let q = &span[0].q[stripe];
         let points = std::array::from_fn(|i| usize::from(q[i / 4 * 8 + i % 4]));
         let [_, a, _, b] = q.as_chunks::<4>().0 else { unreachable!("four words") };
         let (a, b) = (u32::from_le_bytes(*a), u32::from_le_bytes(*b));
         let signs = u64::from(bits::sevens(a)) | u64::from(bits::sevens(b)) << 32;
         grids::negate(s, s.octets(&POINTS, points), bits::even_signs(signs))
+    }
+}
+
+impl IntegerBlock for IQ2_XXS {
+    type Lanes = Lane<8, Of32, false>;
+    const ZERO: Option<u32> = None;
+
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        let block = &span[0];
+        let odd = |i: usize| (block.q[i / 2][i % 2 * 8 + 7] >> 4) * 2 + 1;
+        let d = s.mul8(s.splat8_f16(block.d), s.splat8(1.0 / 8.0));
+        Scales::new(s.mul8(d, s.floats8_i8(u64::from_le_bytes(std::array::from_fn(odd)))))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        s.regroup(Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1))
     }
 }
 

@@ -3,7 +3,7 @@
 //! The scale is `d * (2 * s + 1)`.
 
 use super::grids::{self, IQ3_S as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Scales, bits};
+use super::{Block, IntegerBlock, Lane, Of32, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -44,25 +44,33 @@ unsafe impl Block for IQ3_S {
     }
 }
 
-impl IntegerBlock for IQ3_S {
-    type Lanes = Lane<5, false, false>;
-    const ZERO: Option<u32> = Some(4);
-
+impl IQ3_S {
+    /// The integers of 64 consecutive weights of a span.
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        let block = &span[0];
-        let odd = bits::nibbles(u32::from_le_bytes(block.scales)) << 1 | 0x0101_0101_0101_0101;
-        Scales::new(s.mul(s.splat_f16(block.d), s.pairs_i8(odd)))
-    }
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
         let block = &span[0];
         let (q, high) = (&block.q[stripe], u16::from_le_bytes(block.high[stripe]));
         let points = std::array::from_fn(|i| usize::from(q[i]) | usize::from(high >> i & 1) << 8);
         // 16 + q or 16 - q: the magnitudes are odd and below 16, so five unsigned bits hold the sign too.
         let mask = s.mask(u64::from_le_bytes(block.signs[stripe]));
         s.sub_u8(s.xor(s.quads(&POINTS, points), mask), s.sub_u8(mask, s.splat_u8(16)))
+    }
+}
+
+impl IntegerBlock for IQ3_S {
+    type Lanes = Lane<5, Of32, false>;
+    const ZERO: Option<u32> = Some(4);
+
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        let block = &span[0];
+        let odd = bits::nibbles(u32::from_le_bytes(block.scales)) << 1 | 0x0101_0101_0101_0101;
+        Scales::new(s.mul8(s.splat8_f16(block.d), s.floats8_i8(odd)))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        s.regroup(Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1))
     }
 }
 

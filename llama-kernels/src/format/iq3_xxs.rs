@@ -3,7 +3,7 @@
 //! The scale is `d * (s + 1/2) / 2`. Seven of eight signs are stored: the number of minuses is even.
 
 use super::grids::{self, IQ3_XXS as POINTS};
-use super::{Block, IntegerBlock, Lane, Random, Scales, bits};
+use super::{Block, IntegerBlock, Lane, Of32, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -39,26 +39,34 @@ unsafe impl Block for IQ3_XXS {
     }
 }
 
-impl IntegerBlock for IQ3_XXS {
-    type Lanes = Lane<8, false, false>;
-    const ZERO: Option<u32> = None;
-
+impl IQ3_XXS {
+    /// The integers of 64 consecutive weights of a span.
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        let block = &span[0];
-        let odd = |i: usize| (block.signs[i / 2][i % 2 * 4 + 3] >> 4) * 2 + 1;
-        let d = s.mul(s.splat_f16(block.d), s.splat(1.0 / 4.0));
-        Scales::new(s.mul(d, s.pairs_i8(u64::from_le_bytes(std::array::from_fn(odd)))))
-    }
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
         let block = &span[0];
         let points = block.q[stripe].map(usize::from);
         let words = u64::from_le_bytes(block.signs[stripe]);
         let (a, b) = (words as u32, (words >> 32) as u32);
         let signs = u64::from(bits::sevens(a)) | u64::from(bits::sevens(b)) << 32;
         grids::negate(s, s.quads(&POINTS, points), bits::even_signs(signs))
+    }
+}
+
+impl IntegerBlock for IQ3_XXS {
+    type Lanes = Lane<8, Of32, false>;
+    const ZERO: Option<u32> = None;
+
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        let block = &span[0];
+        let odd = |i: usize| (block.signs[i / 2][i % 2 * 4 + 3] >> 4) * 2 + 1;
+        let d = s.mul8(s.splat8_f16(block.d), s.splat8(1.0 / 4.0));
+        Scales::new(s.mul8(d, s.floats8_i8(u64::from_le_bytes(std::array::from_fn(odd)))))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        s.regroup(Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
 
-use super::{Block, IntegerBlock, Lane, Scales, search};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, bits, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -42,18 +42,19 @@ unsafe impl Block for IQ4_NL {
 }
 
 impl IntegerBlock for IQ4_NL {
-    type Lanes = Lane<8, false, false>;
+    type Lanes = Lane<8, Of32, false>;
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        Scales::new(s.pairs_f16(std::array::from_fn(|i| span[i].d)))
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        Scales::new(s.strided8_f16::<18>(bits::eight(span)))
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        let (a, b) = (&span[2 * stripe], &span[2 * stripe + 1]);
-        s.lookup(&LEVELS.map(|v| v as u8), s.nibbles16(&a.q, &b.q))
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        let [a, b] = bits::nibble_halves(s, s.strided::<18, 2>(bits::four(span, pair)));
+        let levels = LEVELS.map(|v| v as u8);
+        [s.lookup(&levels, a), s.lookup(&levels, b)]
     }
 }
 

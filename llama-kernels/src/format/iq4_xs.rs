@@ -4,7 +4,7 @@
 //! weight `i + 16` in its high one.
 
 use super::iq4_nl::{Group, LEVELS};
-use super::{Block, IntegerBlock, Lane, Scales, bits, search};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, bits, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -76,22 +76,24 @@ unsafe impl Block for IQ4_XS {
 }
 
 impl IntegerBlock for IQ4_XS {
-    type Lanes = Lane<8, false, false>;
+    type Lanes = Lane<8, Of32, false>;
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
         let block = &span[0];
         let low = bits::nibbles(u32::from_le_bytes(block.scales_low));
         let high = bits::twos(u16::from_le_bytes(block.scales_high));
-        let scales = s.pairs_i8(bits::less_32(low | high << 4));
-        Scales::new(s.mul(s.splat_f16(block.d), scales))
+        let scales = s.floats8_i8(bits::less_32(low | high << 4));
+        Scales::new(s.mul8(s.splat8_f16(block.d), scales))
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        let [low, high] = &span[0].q[stripe];
-        s.lookup(&LEVELS.map(|v| v as u8), s.nibbles16(low, high))
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        let [[first, second], [third, last]] = &span[0].q[2 * pair..][..2] else { unreachable!("two") };
+        let [a, b] = bits::nibble_halves(s, s.quarters([first, second, third, last]));
+        let levels = LEVELS.map(|v| v as u8);
+        [s.lookup(&levels, a), s.lookup(&levels, b)]
     }
 }
 

@@ -10,6 +10,7 @@ mod bits;
 mod float16;
 mod float32;
 mod grids;
+mod grouping;
 mod iq1_m;
 mod iq1_s;
 mod iq2_s;
@@ -37,7 +38,10 @@ mod search;
 mod tq1_0;
 mod tq2_0;
 
+pub use grouping::{Grouping, Of16, Of32};
+
 use crate::simd::{LANES, SPAN, Scalar, Simd};
+use std::marker::PhantomData;
 
 /// A group of consecutive weights as it lies in a file.
 ///
@@ -142,28 +146,35 @@ pub trait IntegerBlock: Block {
     }
 
     /// The scales of a span: 256 consecutive weights, in [`SPAN`]` / `[`LEN`](Block::LEN) blocks.
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S>;
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes>;
 
-    /// The integers of 64 consecutive weights, the `stripe`th of a span, in the order of the row.
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I;
+    /// The integers of 128 consecutive weights, the `pair`th half of a span, in the order that its
+    /// [`Grouping`] asks for.
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2];
 }
 
 /// Blocks in a span of the format with the smallest ones.
 pub(crate) const MOST_BLOCKS: usize = SPAN / 32;
 
-/// What the integers of a span are multiplied by, one lane for each 16 weights.
+/// What the integers of a span are multiplied by.
 #[derive(Clone, Copy)]
-pub struct Scales<S: Simd> {
+pub struct Scales<S: Simd, L: Lanes> {
     /// The scales.
-    pub scale: S::F,
+    pub scale: Scale<S, L>,
     /// The minimums; not read unless [`Lanes::MINS`].
-    pub min: S::F,
+    pub min: Scale<S, L>,
 }
 
-impl<S: Simd> Scales<S> {
+/// How a format groups its weights.
+pub type Of<B> = <<B as IntegerBlock>::Lanes as Lanes>::Grouping;
+
+/// One number for each group of a span.
+pub type Scale<S, L> = <<L as Lanes>::Grouping as Grouping>::Scale<S>;
+
+impl<S: Simd, L: Lanes> Scales<S, L> {
     /// Scales without minimums.
     #[inline(always)]
-    pub fn new(scale: S::F) -> Self {
+    pub fn new(scale: Scale<S, L>) -> Self {
         Scales { scale, min: scale }
     }
 }
@@ -172,18 +183,19 @@ impl<S: Simd> Scales<S> {
 pub trait Lanes: 'static {
     /// Below 8: unsigned lanes in `0..1 << BITS`, at most 6. At 8: signed lanes.
     const BITS: u32;
-    /// Scales change every 16 weights instead of every 32.
-    const HALVES: bool;
+    /// How many weights share a scale.
+    type Grouping: Grouping;
     /// There are minimums.
     const MINS: bool;
 }
 
-/// The [`Lanes`] that are described by its parameters: bits, halves, minimums.
-pub struct Lane<const BITS: u32, const HALVES: bool, const MINS: bool>;
+/// The [`Lanes`] that are described by its parameters: bits, grouping, minimums.
+#[derive(Clone, Copy)]
+pub struct Lane<const BITS: u32, G, const MINS: bool>(PhantomData<G>);
 
-impl<const BITS: u32, const HALVES: bool, const MINS: bool> Lanes for Lane<BITS, HALVES, MINS> {
+impl<const BITS: u32, G: Grouping, const MINS: bool> Lanes for Lane<BITS, G, MINS> {
     const BITS: u32 = BITS;
-    const HALVES: bool = HALVES;
+    type Grouping = G;
     const MINS: bool = MINS;
 }
 
@@ -404,9 +416,13 @@ fn subtrahends<B: IntegerBlock>(bytes: &[u8], out: &mut [f32]) {
         let mut span = [B::zeroed(); MOST_BLOCKS];
         span[..blocks.len()].copy_from_slice(blocks);
         let w = B::scales(Scalar, &span[..SPAN / B::LEN]);
+        let (mut scale, mut min) = ([0.0; LANES], [0.0; LANES]);
+        Of::<B>::each16(Scalar, w.scale, &mut scale);
+        if B::Lanes::MINS {
+            Of::<B>::each16(Scalar, w.min, &mut min);
+        }
         for (i, out) in out.iter_mut().enumerate() {
-            let min = if B::Lanes::MINS { w.min[i / 16] } else { 0.0 };
-            *out = min + w.scale[i / 16] * zero;
+            *out = min[i / 16] + scale[i / 16] * zero;
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one. In integers: the
 //! doubled values, with half of the scale.
 
-use super::{Block, IntegerBlock, Lane, Scales, search};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, bits, search};
 use crate::simd::Simd;
 
 /// 17 bytes for 32 weights.
@@ -83,19 +83,20 @@ unsafe impl Block for MXFP4 {
 }
 
 impl IntegerBlock for MXFP4 {
-    type Lanes = Lane<5, false, false>;
+    type Lanes = Lane<5, Of32, false>;
     const ZERO: Option<u32> = Some(4);
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        let twice = |i: usize| u64::from(half_scale(span[i].e).to_bits()) * 0x1_0000_0001;
-        Scales::new(s.bit_cast(s.words(std::array::from_fn(twice))))
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        Scales::new(s.load8(&std::array::from_fn(|i| half_scale(span[i].e))))
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        let (a, b) = (&span[2 * stripe], &span[2 * stripe + 1]);
-        s.lookup(&E2M1_LANES, s.nibbles16(&a.q, &b.q))
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        let blocks = &span[4 * pair..][..4];
+        let packed = s.quarters([&blocks[0].q, &blocks[1].q, &blocks[2].q, &blocks[3].q]);
+        let [a, b] = bits::nibble_halves(s, packed);
+        [s.lookup(&E2M1_LANES, a), s.lookup(&E2M1_LANES, b)]
     }
 }
 

@@ -5,7 +5,7 @@
 //! the small range, is no part of the format: files hold it in a tensor of its own.
 
 use super::mxfp4::{E2M1, E2M1_LANES};
-use super::{Block, IntegerBlock, Lane, Random, Scales};
+use super::{Block, IntegerBlock, Lane, Of16, Random, Scales};
 use crate::simd::Simd;
 
 /// 36 bytes for 64 weights.
@@ -67,21 +67,29 @@ unsafe impl Block for NVFP4 {
     }
 }
 
+impl NVFP4 {
+    /// The integers of 64 consecutive weights of a span.
+    #[inline(always)]
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let block = &span[stripe];
+        let nibbles = |i: usize| u64::from_le_bytes(block.q[i / 2]) >> (i % 2 * 4) & 0x0f0f_0f0f_0f0f_0f0f;
+        s.lookup(&E2M1_LANES, s.words(std::array::from_fn(nibbles)))
+    }
+}
+
 impl IntegerBlock for NVFP4 {
-    type Lanes = Lane<5, true, false>;
+    type Lanes = Lane<5, Of16, false>;
     const ZERO: Option<u32> = Some(4);
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
         let index = std::array::from_fn(|i| usize::from(span[i / 4].scales[i % 4]));
         Scales::new(s.bit_cast(s.quads(&HALF_SCALES, index)))
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        let block = &span[stripe];
-        let nibbles = |i: usize| u64::from_le_bytes(block.q[i / 2]) >> (i % 2 * 4) & 0x0f0f_0f0f_0f0f_0f0f;
-        s.lookup(&E2M1_LANES, s.words(std::array::from_fn(nibbles)))
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        [Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1)]
     }
 }
 

@@ -1,6 +1,6 @@
 //! Q1_0: 128 signs and one half-precision scale; a weight is `d` where the bit is set, `-d` elsewhere.
 
-use super::{Block, IntegerBlock, Lane, Random, Scales};
+use super::{Block, IntegerBlock, Lane, Of32, Random, Scales};
 use crate::simd::Simd;
 use half::f16;
 
@@ -29,19 +29,27 @@ unsafe impl Block for Q1_0 {
     }
 }
 
+impl Q1_0 {
+    /// The integers of 64 consecutive weights of a span.
+    #[inline(always)]
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        let bits = u64::from_le_bytes(span[stripe / 2].q[stripe % 2]);
+        s.and(s.mask(bits), s.splat_u8(2))
+    }
+}
+
 impl IntegerBlock for Q1_0 {
-    type Lanes = Lane<2, false, false>;
+    type Lanes = Lane<2, Of32, false>;
     const ZERO: Option<u32> = Some(0);
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        Scales::new(s.pairs_f16(std::array::from_fn(|i| span[i / 4].d)))
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        Scales::new(s.floats8_f16(std::array::from_fn(|i| span[i / 4].d)))
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        let bits = u64::from_le_bytes(span[stripe / 2].q[stripe % 2]);
-        s.and(s.mask(bits), s.splat_u8(2))
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        s.regroup(Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1))
     }
 }
 

@@ -5,7 +5,7 @@
 //! bits up.
 
 use super::search::Affine;
-use super::{Block, IntegerBlock, Lane, Scales};
+use super::{Block, IntegerBlock, Lane, Of16, Scales};
 use crate::simd::Simd;
 use half::f16;
 
@@ -64,12 +64,20 @@ pub(super) fn unpack<S: Simd>(s: S, q: &[[u8; 32]; 2], stripe: usize) -> S::I {
     s.and(s.shr_halves(s.halves(bytes, bytes), shift, shift + 2), s.splat_u8(3))
 }
 
+impl Q2_K {
+    /// The integers of 64 consecutive weights of a span.
+    #[inline(always)]
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        unpack(s, &span[0].q, stripe)
+    }
+}
+
 impl IntegerBlock for Q2_K {
-    type Lanes = Lane<2, true, true>;
+    type Lanes = Lane<2, Of16, true>;
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
         let block = &span[0];
         let scales = u128::from_le_bytes(block.scales);
         let nibbles = |x: u128| (x & u128::from_le_bytes([15; 16])).to_le_bytes();
@@ -80,8 +88,8 @@ impl IntegerBlock for Q2_K {
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        unpack(s, &span[0].q, stripe)
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        [Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1)]
     }
 }
 

@@ -6,7 +6,7 @@
 //! one for `j < 8`) and its high two in byte `8 + j % 4`, from the lowest bits up.
 
 use super::search::{Levels, Symmetric};
-use super::{Block, IntegerBlock, Lane, Scales, bits, q2_k};
+use super::{Block, IntegerBlock, Lane, Of16, Scales, bits, q2_k};
 use crate::simd::Simd;
 use half::f16;
 
@@ -70,18 +70,10 @@ impl Q3_K {
     }
 }
 
-impl IntegerBlock for Q3_K {
-    type Lanes = Lane<3, true, false>;
-    const ZERO: Option<u32> = Some(2);
-
+impl Q3_K {
+    /// The integers of 64 consecutive weights of a span.
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        let block = &span[0];
-        Scales::new(s.mul(s.splat_f16(block.d), s.floats_i8(block.scales())))
-    }
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
         let block = &span[0];
         // Bits `2 * stripe` and the next one go to bit 2.
         let high = s.halves(&block.high, &block.high);
@@ -90,6 +82,22 @@ impl IntegerBlock for Q3_K {
             _ => s.shr_halves(high, 2 * stripe as u32 - 2, 2 * stripe as u32 - 1),
         };
         s.or(q2_k::unpack(s, &block.q, stripe), s.and(high, s.splat_u8(4)))
+    }
+}
+
+impl IntegerBlock for Q3_K {
+    type Lanes = Lane<3, Of16, false>;
+    const ZERO: Option<u32> = Some(2);
+
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        let block = &span[0];
+        Scales::new(s.mul(s.splat_f16(block.d), s.floats_i8(block.scales())))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        [Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1)]
     }
 }
 

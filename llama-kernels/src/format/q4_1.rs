@@ -2,7 +2,7 @@
 //!
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
 
-use super::{Block, IntegerBlock, Lane, Scales, search};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, bits, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -37,21 +37,20 @@ unsafe impl Block for Q4_1 {
 }
 
 impl IntegerBlock for Q4_1 {
-    type Lanes = Lane<4, false, true>;
+    type Lanes = Lane<4, Of32, true>;
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
         Scales {
-            scale: s.pairs_f16(std::array::from_fn(|i| span[i].d)),
-            min: s.sub(s.splat(0.0), s.pairs_f16(std::array::from_fn(|i| span[i].m))),
+            scale: s.strided8_f16::<20>(bits::eight(span)),
+            min: s.mul8(s.splat8(-1.0), s.floats8_f16(std::array::from_fn(|i| span[i].m))),
         }
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        let (a, b) = (&span[2 * stripe], &span[2 * stripe + 1]);
-        s.nibbles16(&a.q, &b.q)
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        bits::nibble_halves(s, s.strided::<20, 4>(bits::four(span, pair)))
     }
 }
 

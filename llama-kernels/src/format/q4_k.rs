@@ -4,7 +4,7 @@
 //! Byte `i` of each 32 holds weight `i` of its 64 in its low nibble and weight `i + 32` in its high one.
 
 use super::search::Affine;
-use super::{Block, IntegerBlock, Lane, Scales};
+use super::{Block, IntegerBlock, Lane, Lanes, Of32, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -83,34 +83,48 @@ impl SixBits {
         }
     }
 
-    /// The scales and minimums as numbers, each group's twice.
+    /// The scales and minimums as numbers.
     #[inline(always)]
-    pub(super) fn apply<S: Simd>(self, s: S, d: [u8; 2], dmin: [u8; 2]) -> Scales<S> {
+    pub(super) fn apply<S: Simd, L: Lanes<Grouping = Of32>>(
+        self,
+        s: S,
+        d: [u8; 2],
+        dmin: [u8; 2],
+    ) -> Scales<S, L> {
         let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| self.0[4 * i + j]));
         let eight = |first: u32, last: u32| {
             let last = last & 0x0f0f_0f0f | first >> 2 & 0x3030_3030;
-            s.pairs_i8(u64::from(first & 0x3f3f_3f3f) | u64::from(last) << 32)
+            s.floats8_i8(u64::from(first & 0x3f3f_3f3f) | u64::from(last) << 32)
         };
         Scales {
-            scale: s.mul(s.splat_f16(d), eight(word(0), word(2))),
-            min: s.mul(s.splat_f16(dmin), eight(word(1), word(2) >> 4)),
+            scale: s.mul8(s.splat8_f16(d), eight(word(0), word(2))),
+            min: s.mul8(s.splat8_f16(dmin), eight(word(1), word(2) >> 4)),
         }
     }
 }
 
+/// The nibbles of 128 weights, whose groups of 32 take turns in the halves of the bytes.
+#[inline(always)]
+pub(super) fn nibbles<S: Simd>(s: S, q: &[[u8; 32]; 4], pair: usize) -> [S::I; 2] {
+    let ([a, b], [c, d]) = (bits::split(&q[2 * pair]), bits::split(&q[2 * pair + 1]));
+    let first = s.shr_quarters(s.quarters([a, a, c, c]), [0, 4, 0, 4]);
+    let second = s.shr_quarters(s.quarters([b, b, d, d]), [0, 4, 0, 4]);
+    [s.and(first, s.splat_u8(15)), s.and(second, s.splat_u8(15))]
+}
+
 impl IntegerBlock for Q4_K {
-    type Lanes = Lane<4, false, true>;
+    type Lanes = Lane<4, Of32, true>;
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
         let block = &span[0];
         block.scales.apply(s, block.d, block.dmin)
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        s.nibbles32(&span[0].q[stripe])
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        nibbles(s, &span[0].q, pair)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Byte `i` holds the low bits of weight `i` in its low nibble and those of weight `i + 16` in its high
 //! one; bit `i` of `high` is the fifth bit of weight `i`.
 
-use super::{Block, IntegerBlock, Lane, Scales, search};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, bits, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -46,26 +46,29 @@ pub(super) fn split(q: &[u8; 32]) -> ([u8; 4], [u8; 16]) {
     (high.to_le_bytes(), std::array::from_fn(|i| q[i] & 15 | q[i + 16] << 4))
 }
 
-/// The fifth bits of two blocks in their place.
+/// The fifth bits of four blocks in their place: of the first halves, and of the second ones.
 #[inline(always)]
-pub(super) fn fifth<S: Simd>(s: S, a: [u8; 4], b: [u8; 4]) -> S::I {
-    let bits = u64::from(u32::from_le_bytes(a)) | u64::from(u32::from_le_bytes(b)) << 32;
-    s.and(s.mask(bits), s.splat_u8(16))
+pub(super) fn fifth<S: Simd>(s: S, high: [[u8; 4]; 4]) -> [S::I; 2] {
+    let half = |i: usize| {
+        high.iter().rev().fold(0, |bits, h| bits << 16 | u64::from(u16::from_le_bytes([h[i], h[i + 1]])))
+    };
+    [s.and(s.mask(half(0)), s.splat_u8(16)), s.and(s.mask(half(2)), s.splat_u8(16))]
 }
 
 impl IntegerBlock for Q5_0 {
-    type Lanes = Lane<5, false, false>;
+    type Lanes = Lane<5, Of32, false>;
     const ZERO: Option<u32> = Some(4);
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        Scales::new(s.pairs_f16(std::array::from_fn(|i| span[i].d)))
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        Scales::new(s.strided8_f16::<22>(bits::eight(span)))
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        let (a, b) = (&span[2 * stripe], &span[2 * stripe + 1]);
-        s.or(s.nibbles16(&a.q, &b.q), fifth(s, a.high, b.high))
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        let [a, b] = bits::nibble_halves(s, s.strided::<22, 6>(bits::four(span, pair)));
+        let [high_a, high_b] = fifth(s, std::array::from_fn(|i| span[4 * pair + i].high));
+        [s.or(a, high_a), s.or(b, high_b)]
     }
 }
 

@@ -2,7 +2,7 @@
 //! [`Q5_0`](super::Q5_0).
 
 use super::q5_0::{fifth, split};
-use super::{Block, IntegerBlock, Lane, Scales, search};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, bits, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -41,21 +41,22 @@ unsafe impl Block for Q5_1 {
 }
 
 impl IntegerBlock for Q5_1 {
-    type Lanes = Lane<5, false, true>;
+    type Lanes = Lane<5, Of32, true>;
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
         Scales {
-            scale: s.pairs_f16(std::array::from_fn(|i| span[i].d)),
-            min: s.sub(s.splat(0.0), s.pairs_f16(std::array::from_fn(|i| span[i].m))),
+            scale: s.strided8_f16::<24>(bits::eight(span)),
+            min: s.mul8(s.splat8(-1.0), s.floats8_f16(std::array::from_fn(|i| span[i].m))),
         }
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        let (a, b) = (&span[2 * stripe], &span[2 * stripe + 1]);
-        s.or(s.nibbles16(&a.q, &b.q), fifth(s, a.high, b.high))
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        let [a, b] = bits::nibble_halves(s, s.strided::<24, 8>(bits::four(span, pair)));
+        let [high_a, high_b] = fifth(s, std::array::from_fn(|i| span[4 * pair + i].high));
+        [s.or(a, high_a), s.or(b, high_b)]
     }
 }
 

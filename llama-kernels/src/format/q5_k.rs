@@ -6,7 +6,7 @@
 
 use super::q4_k::{self, SixBits};
 use super::search::Affine;
-use super::{Block, IntegerBlock, Lane, Scales};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -54,26 +54,30 @@ unsafe impl Block for Q5_K {
     }
 }
 
+/// The fifth bits of the halves of four groups: bits `4 * pair` and the three next ones go to bit 4.
+#[inline(always)]
+fn fifth<S: Simd>(s: S, high: &[u8; 16], pair: usize) -> S::I {
+    let high = s.quarters([high; 4]);
+    let high = if pair == 0 { s.shl_i32(high, 4) } else { high };
+    s.and(s.shr_quarters(high, [0, 1, 2, 3]), s.splat_u8(16))
+}
+
 impl IntegerBlock for Q5_K {
-    type Lanes = Lane<5, false, true>;
+    type Lanes = Lane<5, Of32, true>;
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
         let block = &span[0];
         block.scales.apply(s, block.d, block.dmin)
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
         let block = &span[0];
-        // Bits `2 * stripe` and the next one go to bit 4.
-        let (high, shift) = (s.halves(&block.high, &block.high), 2 * stripe as u32);
-        let high = match stripe {
-            0 | 1 => s.shr_halves(s.shl_i32(high, 4), shift, shift + 1),
-            _ => s.shr_halves(high, shift - 4, shift - 3),
-        };
-        s.or(s.nibbles32(&block.q[stripe]), s.and(high, s.splat_u8(16)))
+        let [a, b] = q4_k::nibbles(s, &block.q, pair);
+        let [first, second] = bits::split(&block.high);
+        [s.or(a, fifth(s, first, pair)), s.or(b, fifth(s, second, pair))]
     }
 }
 

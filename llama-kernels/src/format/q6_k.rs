@@ -6,7 +6,7 @@
 //! from the lowest bits up.
 
 use super::search::{Levels, Symmetric};
-use super::{Block, IntegerBlock, Lane, Scales, q2_k};
+use super::{Block, IntegerBlock, Lane, Of16, Scales, q2_k};
 use crate::simd::Simd;
 use half::f16;
 
@@ -51,18 +51,10 @@ unsafe impl Block for Q6_K {
     }
 }
 
-impl IntegerBlock for Q6_K {
-    type Lanes = Lane<6, true, false>;
-    const ZERO: Option<u32> = Some(5);
-
+impl Q6_K {
+    /// The integers of 64 consecutive weights of a span.
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        let block = &span[0];
-        Scales::new(s.mul(s.splat_f16(block.d), s.floats_i8(block.scales)))
-    }
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
         let block = &span[0];
         let (low, high) = (s.load_bytes(&block.low[stripe / 2]), &block.high[stripe / 2]);
         let high = s.halves(high, high);
@@ -72,6 +64,22 @@ impl IntegerBlock for Q6_K {
             _ => (s.shr_halves(low, 4, 4), high),
         };
         s.or(s.and(low, s.splat_u8(15)), s.and(s.shr_halves(high, 0, 2), s.splat_u8(0x30)))
+    }
+}
+
+impl IntegerBlock for Q6_K {
+    type Lanes = Lane<6, Of16, false>;
+    const ZERO: Option<u32> = Some(5);
+
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        let block = &span[0];
+        Scales::new(s.mul(s.splat_f16(block.d), s.floats_i8(block.scales)))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        [Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1)]
     }
 }
 

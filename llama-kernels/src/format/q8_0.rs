@@ -1,6 +1,6 @@
 //! Q8_0: 32 signed bytes (kept as `u8`) and one half-precision scale; `w = d * q`.
 
-use super::{Block, IntegerBlock, Lane, Scales};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -38,18 +38,18 @@ unsafe impl Block for Q8_0 {
 }
 
 impl IntegerBlock for Q8_0 {
-    type Lanes = Lane<8, false, false>;
+    type Lanes = Lane<8, Of32, false>;
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        Scales::new(s.pairs_f16(std::array::from_fn(|i| span[i].d)))
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        Scales::new(s.strided8_f16::<34>(bits::eight(span)))
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        let (a, b) = (&span[2 * stripe], &span[2 * stripe + 1]);
-        s.halves(&a.q, &b.q)
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        let [a, b, c, d] = &span[4 * pair..][..4] else { unreachable!("four blocks") };
+        s.regroup(s.halves(&a.q, &b.q), s.halves(&c.q, &d.q))
     }
 }
 

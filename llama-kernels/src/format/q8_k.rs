@@ -2,7 +2,7 @@
 //!
 //! ggml quantizes activations to it; files that hold weights in it are rare.
 
-use super::{Block, IntegerBlock, Lane, Scales};
+use super::{Block, IntegerBlock, Lane, Of32, Scales};
 use crate::simd::Simd;
 
 /// 292 bytes for 256 weights.
@@ -44,18 +44,26 @@ unsafe impl Block for Q8_K {
     }
 }
 
+impl Q8_K {
+    /// The integers of 64 consecutive weights of a span.
+    #[inline(always)]
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        s.load_bytes(&span[0].q[stripe])
+    }
+}
+
 impl IntegerBlock for Q8_K {
-    type Lanes = Lane<8, false, false>;
+    type Lanes = Lane<8, Of32, false>;
     const ZERO: Option<u32> = None;
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        Scales::new(s.splat(f32::from_le_bytes(span[0].d)))
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        Scales::new(s.splat8(f32::from_le_bytes(span[0].d)))
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        s.load_bytes(&span[0].q[stripe])
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        s.regroup(Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1))
     }
 }
 

@@ -17,31 +17,30 @@ impl<B: IntegerBlock> Kernel for Unpacked<'_, B> {
         for span in B::cast(self.0).chunks_exact(SPAN / B::LEN) {
             let scales = B::scales(s, span);
             let (mut scale, mut min) = ([0.0; LANES], [0.0; LANES]);
-            s.store(scales.scale, &mut scale);
+            Of::<B>::each16(s, scales.scale, &mut scale);
             if B::Lanes::MINS {
-                s.store(scales.min, &mut min);
+                Of::<B>::each16(s, scales.min, &mut min);
             }
-            if !B::Lanes::HALVES {
-                for v in [&scale, &min] {
-                    let same = |v: &[f32; 2]| v[0].to_bits() == v[1].to_bits();
-                    assert!(v.as_chunks().0.iter().all(same), "one scale for each 32 weights");
+            let mut row = [0; SPAN];
+            for pair in 0..2 {
+                for (half, q) in B::unpack(s, span, pair).into_iter().enumerate() {
+                    let mut bytes = [0; STRIPE];
+                    s.store_bytes(q, &mut bytes);
+                    for (dword, q) in bytes.as_chunks::<4>().0.iter().enumerate() {
+                        row[SPAN / 2 * pair + 4 * Of::<B>::columns(half, dword)..][..4].copy_from_slice(q);
+                    }
                 }
             }
-            for stripe in 0..SPAN / STRIPE {
-                let mut q = [0; STRIPE];
-                s.store_bytes(B::unpack(s, span, stripe), &mut q);
-                let quarter = |i: usize| 4 * stripe + i / 16;
-                weights.extend((0..STRIPE).map(|i| {
-                    let integer = if B::Lanes::BITS == 8 {
-                        i32::from(q[i] as i8)
-                    } else {
-                        assert!(q[i] >> B::Lanes::BITS == 0, "{} in {} bits", q[i], B::Lanes::BITS);
-                        i32::from(q[i])
-                    };
-                    let zero = B::ZERO.map_or(0, |zero| 1 << zero);
-                    [scale[quarter(i)], (integer - zero) as f32, min[quarter(i)]]
-                }));
-            }
+            weights.extend((0..SPAN).map(|i| {
+                let integer = if B::Lanes::BITS == 8 {
+                    i32::from(row[i] as i8)
+                } else {
+                    assert!(row[i] >> B::Lanes::BITS == 0, "{} in {} bits", row[i], B::Lanes::BITS);
+                    i32::from(row[i])
+                };
+                let zero = B::ZERO.map_or(0, |zero| 1 << zero);
+                [scale[i / 16], (integer - zero) as f32, min[i / 16]]
+            }));
         }
         weights
     }

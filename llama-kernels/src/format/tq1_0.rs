@@ -5,7 +5,7 @@
 //! byte `i` of the next 16 weights `160 + i + 16 * n`; byte `i` of the last four weights
 //! `240 + i + 4 * n`, `n` in 0..4.
 
-use super::{Block, IntegerBlock, Lane, Scales, tq2_0};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, tq2_0};
 use crate::simd::{STRIPE, Simd};
 use half::f16;
 
@@ -70,17 +70,10 @@ const FRONT: [[u8; STRIPE]; 4] = {
     front
 };
 
-impl IntegerBlock for TQ1_0 {
-    type Lanes = Lane<2, false, false>;
-    const ZERO: Option<u32> = Some(0);
-
+impl TQ1_0 {
+    /// The integers of 64 consecutive weights of a span.
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        Scales::new(s.splat_f16(span[0].d))
-    }
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
         let block = &span[0];
         let (words, last) = block.q.as_chunks::<8>();
         let [a, b, c, d, e, f] = std::array::from_fn(|i| u64::from_le_bytes(words[i]));
@@ -97,6 +90,21 @@ impl IntegerBlock for TQ1_0 {
         let scaled = s.sub_u8(s.sub_u8(fraction, quarter), s.splat_u8(1));
         let high = s.and(s.shr_halves(scaled, 6, 6), s.splat_u8(3));
         s.lookup(&[0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], high)
+    }
+}
+
+impl IntegerBlock for TQ1_0 {
+    type Lanes = Lane<2, Of32, false>;
+    const ZERO: Option<u32> = Some(0);
+
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        Scales::new(s.splat8_f16(span[0].d))
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        s.regroup(Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1))
     }
 }
 

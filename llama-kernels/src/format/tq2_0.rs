@@ -2,7 +2,7 @@
 //!
 //! The bits lie as in [`Q2_K`](super::Q2_K).
 
-use super::{Block, IntegerBlock, Lane, Scales, q2_k};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, q2_k};
 use crate::simd::Simd;
 use half::f16;
 
@@ -47,18 +47,26 @@ pub(super) fn ternary(x: &[f32]) -> (f16, [u8; 256]) {
     (f16::from_f32(d), x.map(|v| ((v * inverse).round() + 1.0).min(2.0) as u8))
 }
 
+impl TQ2_0 {
+    /// The integers of 64 consecutive weights of a span.
+    #[inline(always)]
+    fn stripe<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
+        q2_k::unpack(s, &span[0].q, stripe)
+    }
+}
+
 impl IntegerBlock for TQ2_0 {
-    type Lanes = Lane<2, false, false>;
+    type Lanes = Lane<2, Of32, false>;
     const ZERO: Option<u32> = Some(0);
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S> {
-        Scales::new(s.splat_f16(span[0].d))
+    fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
+        Scales::new(s.splat8_f16(span[0].d))
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, span: &[Self], stripe: usize) -> S::I {
-        q2_k::unpack(s, &span[0].q, stripe)
+    fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        s.regroup(Self::stripe(s, span, 2 * pair), Self::stripe(s, span, 2 * pair + 1))
     }
 }
 

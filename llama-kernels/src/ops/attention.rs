@@ -74,8 +74,10 @@ impl Scratch {
 pub(crate) struct Attend<'a> {
     /// The rows' queries, scaled by `1 / sqrt(d)`, and padded as the keys are: `rows x lines of a key`.
     pub queries: &'a [[f32; LANES]],
-    /// How many positions from 0 each row sees, ascending.
+    /// The end of the positions that each row sees, ascending.
     pub visible: &'a [usize],
+    /// The first of them for each row, ascending: 0 without a window.
+    pub hidden: &'a [usize],
     pub cache: KvHead<'a>,
     pub positions: Range<usize>,
     /// A record for each row.
@@ -87,8 +89,8 @@ impl Kernel for Attend<'_> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let Attend { queries, visible, cache: KvHead { keys, values, shape }, positions, out, scratch } =
-            self;
+        let Attend { queries, visible, hidden, cache, positions, out, scratch } = self;
+        let KvHead { keys, values, shape } = cache;
         let features = shape.key_type.padded(shape.key_dim);
         let (stored, record) = (shape.value_type.padded(shape.value_dim) / LANES, lines(shape.value_dim));
         let (rows, sums) = (visible.len(), record - 2);
@@ -97,6 +99,7 @@ impl Kernel for Attend<'_> {
             "one query and one record a row"
         );
         assert!(positions.start.is_multiple_of(TILE), "tiles lie at fixed places");
+        assert_eq!(hidden.len(), rows, "each row sees from a position on");
         let key_tile = scratch.keys.room(features * TILE_LINES);
         let value_tile = scratch.values.room(TILE * stored);
         let (scores, factors) = (scratch.scores.room(rows * TILE_LINES), scratch.factors.room(rows));
@@ -109,11 +112,16 @@ impl Kernel for Attend<'_> {
             let first = visible.partition_point(|&n| n <= start); // of the rows that see any of the tile
             let Some(last) = visible[first..].last() else { break };
             let n = (last - start).min(positions.end - start).min(TILE);
+            let end = hidden.partition_point(|&from| from < start + n); // later rows see none of it
+            if first >= end {
+                continue;
+            }
             let (blocks, out) = (n.div_ceil(LANES), &mut out[first * record..]);
             let first_block = start / LANES;
             if rows == 1 {
                 let scores = &mut scores[..blocks];
-                single(s, KvHead { keys, values, shape }, start..start + n, queries, scores, out);
+                let unseen = hidden[0].saturating_sub(start);
+                single(s, KvHead { keys, values, shape }, start..start + n, unseen, queries, scores, out);
                 continue;
             }
 
@@ -122,7 +130,7 @@ impl Kernel for Attend<'_> {
                 cache::widen_keys(s, shape.key_type, block, tile);
             }
             let product = Product {
-                a: queries[first * features / LANES..].as_flattened(),
+                a: queries[first * features / LANES..end * features / LANES].as_flattened(),
                 b: key_tile,
                 depth: features,
                 stride: features,
@@ -133,10 +141,12 @@ impl Kernel for Attend<'_> {
             };
             product.run::<S, false>(s, &mut scores[first * TILE_LINES..], &[]);
 
-            for row in first..rows {
+            for row in first..end {
                 let scores = &mut scores[row * TILE_LINES..][..blocks];
                 let seen = (visible[row] - start).min(n);
                 scores.as_flattened_mut()[seen..].fill(f32::NEG_INFINITY);
+                let unseen = hidden[row].saturating_sub(start);
+                scores.as_flattened_mut()[..unseen].fill(f32::NEG_INFINITY);
                 let state = &mut out[(row - first) * record + sums..][..2];
                 factors[row] = weigh(s, scores, state.try_into().expect("two lines"));
             }
@@ -146,7 +156,7 @@ impl Kernel for Attend<'_> {
                 cache::widen_values(s, shape.value_type, block, own, value_tile, TILE);
             }
             let product = Product {
-                a: scores[first * TILE_LINES..].as_flattened(),
+                a: scores[first * TILE_LINES..end * TILE_LINES].as_flattened(),
                 b: value_tile,
                 depth: n,
                 stride: TILE,
@@ -159,12 +169,13 @@ impl Kernel for Attend<'_> {
     }
 }
 
-/// A tile for a single row.
+/// A tile for a single row, which does not see the first `unseen` positions of it.
 #[inline(always)]
 fn single<S: Simd>(
     s: S,
     KvHead { keys, values, shape }: KvHead<'_>,
     positions: Range<usize>,
+    unseen: usize,
     query: &[[f32; LANES]],
     scores: &mut [[f32; LANES]],
     record: &mut [[f32; LANES]],
@@ -174,6 +185,7 @@ fn single<S: Simd>(
         s.store(cache::scores(s, shape.key_type, block, query.as_flattened()), scores);
     }
     scores.as_flattened_mut()[positions.len()..].fill(f32::NEG_INFINITY);
+    scores.as_flattened_mut()[..unseen].fill(f32::NEG_INFINITY);
     let (sums, state) = record.split_at_mut(record.len() - 2);
     let factor = weigh(s, scores, state.try_into().expect("two lines"));
     for sum in sums.iter_mut() {

@@ -1,18 +1,16 @@
 //! Products with few tokens: each row is read once, where it lies, and multiplied with all of them.
 //!
 //! A row is a sequence of spans of 256 weights. The scales of a span, sixteen at most, are decoded into one
-//! register and multiplied by the activations' there. Of every stripe the integers are unpacked once; each
-//! token's dot product is made in 32-bit integers and added to sixteen float lanes with the stripe's
-//! [quarter](Simd::quarter) of the scales: one multiply-add for 64 weights. What is to be subtracted, a
-//! minimum or the zero point's share, costs one multiply-add a span, with the activations' totals. (Starting
-//! each dot product at `-zero * sum(x)` instead, in integers, cost two instructions more for each 32 weights
-//! on AVX2, an eighth of the time.)
+//! register and multiplied by the activations' there. The integers are unpacked 128 at a time; each token's dot
+//! products are made in 32-bit integers and added to sixteen float lanes, times their scales, as the format's
+//! [`Grouping`] has it. What is to be subtracted, a minimum or the zero point's share, costs one multiply-add a
+//! span, with the activations' totals. (Starting each dot product at `-zero * sum(x)` instead, in integers, cost
+//! two instructions more for each 32 weights on AVX2, an eighth of the time.)
 //!
 //! Memory is the limit: the kernel asks for what lies [`AHEAD`] bytes further on with every span.
 //! Without it the hardware's prefetchers leave 40 % of the bandwidth unused.
 
-use crate::acts::Span;
-use crate::format::{FloatBlock, IntegerBlock, Lanes, MOST_BLOCKS};
+use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of, Scale};
 use crate::matrix::Matrix;
 use crate::simd::{Kernel, LANES, SPAN, Simd};
 use std::marker::PhantomData;
@@ -21,11 +19,13 @@ use std::ops::Range;
 /// How far ahead of its use a line is requested, in bytes. 3 to 8 KiB are equally good.
 const AHEAD: usize = 4096;
 
+type Spans<B> = <Of<B> as Grouping>::Span;
+
 /// Rows `rows` (at most 16) of `w` times `M` tokens in integers: `out[t][r]`.
-pub(crate) struct Integer<'a, B, const M: usize> {
+pub(crate) struct Integer<'a, B: IntegerBlock, const M: usize> {
     pub w: Matrix<'a>,
     pub rows: Range<usize>,
-    pub x: [&'a [Span]; M],
+    pub x: [&'a [Spans<B>]; M],
     pub out: &'a mut [[f32; LANES]; M],
     pub block: PhantomData<B>,
 }
@@ -46,14 +46,14 @@ impl<B: IntegerBlock, const M: usize> Kernel for Integer<'_, B, M> {
 }
 
 /// What a row's products are added up in.
-struct Sums<S: Simd, const M: usize> {
+struct Sums<S: Simd, L: Lanes, const M: usize> {
     dots: [S::F; M],
-    mins: [S::F; M],
+    mins: [Scale<S, L>; M],
 }
 
 #[inline(always)]
-fn integer_row<S: Simd, B: IntegerBlock, const M: usize>(s: S, row: &[B], x: [&[Span]; M]) -> [f32; M] {
-    let mut sums = Sums::<S, M> { dots: [s.splat(0.0); M], mins: [s.splat(0.0); M] };
+fn integer_row<S: Simd, B: IntegerBlock, const M: usize>(s: S, row: &[B], x: [&[Spans<B>]; M]) -> [f32; M] {
+    let mut sums = Sums::<S, B::Lanes, M> { dots: [s.splat(0.0); M], mins: [Of::<B>::splat(s, 0.0); M] };
     let spans = row.chunks_exact(SPAN / B::LEN);
     let (tail, whole) = (spans.remainder(), spans.len());
     for (i, span) in spans.enumerate() {
@@ -70,7 +70,14 @@ fn integer_row<S: Simd, B: IntegerBlock, const M: usize>(s: S, row: &[B], x: [&[
     }
     let mut out = [0.0; M];
     for ((out, dots), mins) in out.iter_mut().zip(sums.dots).zip(sums.mins) {
-        *out = if subtracts::<S, B>() { s.sum(s.sub(dots, mins)) } else { s.sum(dots) };
+        *out = if subtracts::<S, B>() {
+            // A power of two: whether each scale or their sum is multiplied makes no difference.
+            let mins = Of::<B>::widen(s, mins);
+            let zero = B::zero::<S>().map_or(1.0, |zero| (1u32 << zero) as f32);
+            s.sum(s.sub(dots, s.mul(mins, s.splat(zero))))
+        } else {
+            s.sum(dots)
+        };
     }
     out
 }
@@ -78,29 +85,30 @@ fn integer_row<S: Simd, B: IntegerBlock, const M: usize>(s: S, row: &[B], x: [&[
 #[inline(always)]
 fn integer_span<S: Simd, B: IntegerBlock, const M: usize>(
     s: S,
-    sums: &mut Sums<S, M>,
+    sums: &mut Sums<S, B::Lanes, M>,
     span: &[B],
-    x: [&[Span]; M],
+    x: [&[Spans<B>]; M],
     at: usize,
 ) {
     let w = B::scales(s, span);
     let mut scales = [w.scale; M];
     for (scale, x) in scales.iter_mut().zip(&x) {
-        *scale = s.mul(w.scale, s.load(&x[at].scales));
+        *scale = Of::<B>::mul(s, w.scale, Of::<B>::scales(s, &x[at]));
     }
     if subtracts::<S, B>() {
-        let min = match B::zero::<S>() {
-            Some(zero) => s.mul(w.scale, s.splat((1u32 << zero) as f32)),
-            None => w.min,
-        };
+        let min = if B::zero::<S>().is_some() { w.scale } else { w.min };
         for (x, sum) in x.iter().zip(&mut sums.mins) {
-            *sum = s.fma(min, s.load(&x[at].totals), *sum);
+            *sum = Of::<B>::fma(s, min, Of::<B>::totals(s, &x[at]), *sum);
         }
     }
-    integer_stripe::<S, B, M, 0>(s, sums, span, x, at, scales);
-    integer_stripe::<S, B, M, 1>(s, sums, span, x, at, scales);
-    integer_stripe::<S, B, M, 2>(s, sums, span, x, at, scales);
-    integer_stripe::<S, B, M, 3>(s, sums, span, x, at, scales);
+    for pair in 0..2 {
+        let q = B::unpack(s, span, pair);
+        for (t, x) in x.iter().enumerate() {
+            let bytes = Of::<B>::bytes(&x[at]);
+            let x = [s.load_bytes(&bytes[2 * pair]), s.load_bytes(&bytes[2 * pair + 1])];
+            sums.dots[t] = Of::<B>::accumulate::<S, B::Lanes>(s, pair, q, x, scales[t], sums.dots[t]);
+        }
+    }
 }
 
 /// Whether something is subtracted from the products: minimums, or the zero point times the scale.
@@ -108,27 +116,6 @@ fn integer_span<S: Simd, B: IntegerBlock, const M: usize>(
 fn subtracts<S: Simd, B: IntegerBlock>() -> bool {
     const { assert!(!<B::Lanes as Lanes>::MINS || B::ZERO.is_none(), "a minimum and a zero point") };
     <B::Lanes as Lanes>::MINS || B::zero::<S>().is_some()
-}
-
-#[inline(always)]
-fn integer_stripe<S: Simd, B: IntegerBlock, const M: usize, const I: usize>(
-    s: S,
-    sums: &mut Sums<S, M>,
-    span: &[B],
-    x: [&[Span]; M],
-    at: usize,
-    scales: [S::F; M],
-) {
-    let q = B::unpack(s, span, I);
-    for (t, x) in x.iter().enumerate() {
-        let (zero, bytes) = (s.splat_i32(0), s.load_bytes(&x[at].bytes[I]));
-        let dot = if <B::Lanes as Lanes>::BITS < 8 {
-            s.dot_unsigned(zero, q, bytes)
-        } else {
-            s.dot_signed(zero, q, bytes)
-        };
-        sums.dots[t] = s.fma(s.to_f32(dot), s.quarter::<I>(scales[t]), sums.dots[t]);
-    }
 }
 
 /// Rows `rows` (at most 16) of `w` times one token in floats: `out[r]`.

@@ -9,5 +9,6 @@ pub(crate) mod push;
 pub(crate) mod quantize;
 pub(crate) mod rmsnorm;
 pub(crate) mod rope;
+pub(crate) mod shift;
 pub(crate) mod softmax;
 pub(crate) mod swiglu;

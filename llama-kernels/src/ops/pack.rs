@@ -7,7 +7,7 @@
 
 use crate::acts::GROUP;
 use crate::buffer::Buffer;
-use crate::format::{FloatBlock, IntegerBlock, Lanes, MOST_BLOCKS};
+use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of};
 use crate::matrix::Matrix;
 use crate::simd::{LANES, SPAN, STRIPE, Simd};
 use std::ops::Range;
@@ -59,6 +59,13 @@ impl Default for Panel {
     }
 }
 
+/// Whether a panel's bytes are moved up to a zero of 128, because the ISA multiplies unsigned bytes and the format
+/// has a zero point or signed integers.
+#[inline(always)]
+pub(crate) fn biased<S: Simd, B: IntegerBlock>() -> bool {
+    S::SIGNED_ZERO.is_some() && !<B::Lanes as Lanes>::MINS
+}
+
 /// Fills a panel with columns `cols` (from a multiple of [`INTEGER_COLS`]) of at most sixteen rows.
 /// Missing rows, and columns up to the next stripe, are zero.
 #[inline(always)]
@@ -70,56 +77,87 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
     panel: &mut Panel,
 ) {
     let stripes = cols.len().div_ceil(STRIPE);
-    if rows.len() < LANES {
-        panel.bytes[..stripes * LANES].fill([0; STRIPE]);
-        panel.scales[..stripes * 4].fill([0.0; LANES]);
-        panel.mins[..stripes * 4].fill([0.0; LANES]);
-    }
-    for (r, row) in rows.enumerate() {
-        let blocks = B::cast(w.rows_bytes(row..row + 1));
-        let spans = blocks[cols.start / B::LEN..cols.end / B::LEN].chunks_exact(SPAN / B::LEN);
-        let (tail, whole) = (spans.remainder(), spans.len());
-        for (i, span) in spans.enumerate() {
-            place::<S, B>(s, span, panel, i, r);
+    let (first, last) = (cols.start / B::LEN, cols.end / B::LEN);
+    let n = SPAN / B::LEN;
+    let mut room = Span::new();
+    for (at, start) in (first..last).step_by(n).enumerate() {
+        if rows.len() < LANES {
+            room = Span::new();
         }
-        if !tail.is_empty() {
-            let mut span = [B::zeroed(); MOST_BLOCKS];
-            span[..tail.len()].copy_from_slice(tail);
-            place::<S, B>(s, &span[..SPAN / B::LEN], panel, whole, r);
+        for (r, row) in rows.clone().enumerate() {
+            let blocks = &B::cast(w.rows_bytes(row..row + 1))[start..last.min(start + n)];
+            if blocks.len() == n {
+                room.unpack::<S, B>(s, blocks, r);
+            } else {
+                let mut span = [B::zeroed(); MOST_BLOCKS];
+                span[..blocks.len()].copy_from_slice(blocks);
+                room.unpack::<S, B>(s, &span[..n], r);
+            }
         }
+        room.place::<S, B>(s, panel, at);
     }
     s.arrange_panel(&mut panel.bytes[..stripes * LANES]);
 }
 
-/// Unpacks one span of one row into its places.
-#[inline(always)]
-fn place<S: Simd, B: IntegerBlock>(s: S, span: &[B], panel: &mut Panel, at: usize, r: usize) {
-    const LINES: usize = SPAN / 4;
-    let lines: &mut [[u8; STRIPE]; LINES] =
-        (&mut panel.bytes[at * LINES..(at + 1) * LINES]).try_into().expect("a line for each four columns");
-    for (i, lines) in lines.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let mut bytes = [0; STRIPE];
-        s.store_bytes(B::unpack(s, span, i), &mut bytes);
-        for (line, bytes) in lines.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            line[4 * r..4 * r + 4].copy_from_slice(bytes);
-        }
-    }
-    let w = B::scales(s, span);
-    place_scales::<S, B>(s, w.scale, &mut panel.scales, at, r);
-    if <B::Lanes as Lanes>::MINS {
-        place_scales::<S, B>(s, w.min, &mut panel.mins, at, r);
-    }
+/// A span of sixteen rows, row by row.
+struct Span {
+    /// The registers that a format unpacks to, of each row.
+    bytes: [[[u8; STRIPE]; LANES]; SPAN / STRIPE],
+    /// A number for each sixteen weights, of each row.
+    scales: [[u8; STRIPE]; LANES],
+    mins: [[u8; STRIPE]; LANES],
 }
 
-/// Stores the scales of a span, one a group.
-#[inline(always)]
-fn place_scales<S: Simd, B: IntegerBlock>(s: S, v: S::F, lines: &mut [[f32; LANES]], at: usize, r: usize) {
-    let mut scales = [0.0; LANES];
-    s.store(v, &mut scales);
-    let step = if <B::Lanes as Lanes>::HALVES { 1 } else { 2 };
-    let lines = &mut lines[at * (LANES / step)..(at + 1) * (LANES / step)];
-    for (line, scale) in lines.iter_mut().zip(scales.iter().step_by(step)) {
-        line[r] = *scale;
+impl Span {
+    #[inline(always)]
+    fn new() -> Span {
+        Span { bytes: [[[0; STRIPE]; LANES]; 4], scales: [[0; STRIPE]; LANES], mins: [[0; STRIPE]; LANES] }
+    }
+
+    /// Unpacks one row.
+    #[inline(always)]
+    fn unpack<S: Simd, B: IntegerBlock>(&mut self, s: S, span: &[B], r: usize) {
+        let bias = s.splat_u8((B::ZERO.map_or(0, |zero| 1 << zero) + 128) as u8);
+        for pair in 0..2 {
+            let [first, second] = B::unpack(s, span, pair);
+            for (half, q) in [first, second].into_iter().enumerate() {
+                let q = if biased::<S, B>() { s.sub_u8(q, bias) } else { q };
+                s.store_bytes(q, &mut self.bytes[2 * pair + half][r]);
+            }
+        }
+        let w = B::scales(s, span);
+        let mut lanes = [0.0; LANES];
+        Of::<B>::each16(s, w.scale, &mut lanes);
+        s.store_bytes(s.to_bits(s.load(&lanes)), &mut self.scales[r]);
+        if <B::Lanes as Lanes>::MINS {
+            Of::<B>::each16(s, w.min, &mut lanes);
+            s.store_bytes(s.to_bits(s.load(&lanes)), &mut self.mins[r]);
+        }
+    }
+
+    /// Transposes the rows into their places in the panel.
+    #[inline(always)]
+    fn place<S: Simd, B: IntegerBlock>(&mut self, s: S, panel: &mut Panel, at: usize) {
+        const LINES: usize = SPAN / 4;
+        // A panel ends with a stripe, which may be before the end of the span.
+        let lines = panel.bytes.get_mut(at * LINES..).unwrap_or_default();
+        for (i, block) in self.bytes.iter_mut().enumerate() {
+            s.transpose(block);
+            for (dword, line) in block.iter().enumerate() {
+                if let Some(out) = lines.get_mut(LINES / 2 * (i / 2) + Of::<B>::columns(i % 2, dword)) {
+                    *out = *line;
+                }
+            }
+        }
+        let step = Of::<B>::LEN / 16;
+        let all = [(&mut self.scales, &mut panel.scales), (&mut self.mins, &mut panel.mins)];
+        for (block, out) in all.into_iter().take(1 + usize::from(<B::Lanes as Lanes>::MINS)) {
+            s.transpose(block);
+            let out = out.get_mut(at * (LANES / step)..).unwrap_or_default();
+            for (out, line) in out.iter_mut().zip(block.iter().step_by(step)) {
+                s.store(s.bit_cast(s.load_bytes(line)), out);
+            }
+        }
     }
 }
 

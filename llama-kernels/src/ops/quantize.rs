@@ -1,7 +1,7 @@
 //! Activations to bytes: `scale = absmax / 127` for each 32 columns, `q = round(x / scale)`; and, for
 //! the engines that multiply it, to bfloat16.
 
-use crate::acts::{GROUP, Layout, Span, TILE_WORDS, stripes};
+use crate::acts::{GROUP, Layout, Span16, Span32, TILE_WORDS, stripes};
 use crate::simd::{Kernel, LANES, SPAN, STRIPE, Simd};
 
 /// A stripe of activations as bytes.
@@ -40,28 +40,48 @@ fn stripe_at<'a>(x: &'a [f32], i: usize, padded: &'a mut [f32; STRIPE]) -> &'a [
     padded
 }
 
-/// Quantizes one token into the layout of rows.
+/// Quantizes a part of one token into the layouts of rows that are wanted: the others are empty.
 pub(crate) struct QuantizeRow<'a> {
     pub x: &'a [f32],
-    pub out: &'a mut [Span],
+    pub of16: &'a mut [Span16],
+    pub of32: &'a mut [Span32],
 }
 
 impl Kernel for QuantizeRow<'_> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        for (x, span) in self.x.chunks(SPAN).zip(self.out) {
-            for i in 0..SPAN / STRIPE {
-                let mut padded = [0.0; STRIPE];
-                let x = if i < stripes(x.len()) { stripe_at(x, i, &mut padded) } else { &padded };
-                let q = stripe(s, x);
-                s.store_bytes(q.bytes, &mut span.bytes[i]);
-                let mut sums = [0; LANES];
-                s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut sums);
-                for (j, sums) in sums.as_chunks::<4>().0.iter().enumerate() {
-                    let scale = q.scale[j / 2];
-                    span.scales[4 * i + j] = scale;
-                    span.totals[4 * i + j] = scale * sums.iter().sum::<i32>() as f32;
+        for (at, x) in self.x.chunks(SPAN).enumerate() {
+            let (mut bytes, mut scales, mut sums) = ([s.splat_i32(0); 4], [0.0; 8], [0; 16]);
+            for i in 0..stripes(x.len()) {
+                let q = stripe(s, stripe_at(x, i, &mut [0.0; STRIPE]));
+                bytes[i] = q.bytes;
+                scales[2 * i..2 * i + 2].copy_from_slice(&q.scale);
+                let mut fours = [0; LANES];
+                s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut fours);
+                for (sum, fours) in sums[4 * i..].iter_mut().zip(fours.as_chunks::<4>().0) {
+                    *sum = fours[0] + fours[1] + fours[2] + fours[3];
+                }
+            }
+            if let Some(span) = self.of16.get_mut(at) {
+                for (out, bytes) in span.bytes.iter_mut().zip(bytes) {
+                    s.store_bytes(bytes, out);
+                }
+                for (i, sum) in sums.iter().enumerate() {
+                    span.scales[i] = scales[i / 2];
+                    span.totals[i] = scales[i / 2] * *sum as f32;
+                }
+            }
+            if let Some(span) = self.of32.get_mut(at) {
+                for (out, pair) in span.bytes.as_chunks_mut::<2>().0.iter_mut().zip(bytes.as_chunks::<2>().0)
+                {
+                    let [first, second] = s.regroup(pair[0], pair[1]);
+                    s.store_bytes(first, &mut out[0]);
+                    s.store_bytes(second, &mut out[1]);
+                }
+                for (i, sums) in sums.as_chunks::<2>().0.iter().enumerate() {
+                    span.scales[i] = scales[i];
+                    span.totals[i] = scales[i] * (sums[0] + sums[1]) as f32;
                 }
             }
         }
@@ -90,20 +110,21 @@ impl Kernel for QuantizeTile<'_> {
             };
             for i in 0..stripes(x.len()) {
                 let q = stripe(s, stripe_at(x, i, &mut [0.0; STRIPE]));
-                let mut words = [0; LANES];
+                let (mut words, mut fours) = ([0; LANES], [0; LANES]);
                 s.store_i32(q.bytes, &mut words);
+                s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut fours);
                 for g in 0..STRIPE / GROUP {
                     let out = &mut out[(i * (STRIPE / GROUP) + g) * group_words..][..group_words];
                     for (w, &word) in words[8 * g..8 * g + 8].iter().enumerate() {
                         out[w * mt + t] = word;
                     }
-                    for half in 0..2 {
-                        let words = &words[8 * g + 4 * half..][..4];
-                        let sum: i32 =
-                            words.iter().flat_map(|w| w.to_le_bytes()).map(|b| i32::from(b as i8)).sum();
-                        out[(8 + half) * mt + t] = -sum;
+                    let sum = |fours: &[i32]| fours[0] + fours[1] + fours[2] + fours[3];
+                    let (first, second) = (sum(&fours[8 * g..][..4]), sum(&fours[8 * g + 4..][..4]));
+                    out[8 * mt + t] = q.scale[g].to_bits().cast_signed();
+                    for (i, sum) in [first + second, first, second].into_iter().enumerate() {
+                        out[(9 + i) * mt + t] = (-q.scale[g] * sum as f32).to_bits().cast_signed();
+                        out[(12 + i) * mt + t] = -128 * sum;
                     }
-                    out[10 * mt + t] = q.scale[g].to_bits() as i32;
                 }
             }
         }

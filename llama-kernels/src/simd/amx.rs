@@ -26,7 +26,7 @@
 use super::avx512::{AMX, Avx512};
 use super::{LANES, Need, SPAN, STRIPE, Simd};
 use crate::acts::{GROUP, PAIR_WORDS};
-use crate::format::{IntegerBlock, Lanes, MOST_BLOCKS};
+use crate::format::{Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of};
 use crate::matrix::Matrix;
 use crate::ops::gemm::Job;
 use core::arch::asm;
@@ -114,6 +114,14 @@ impl Drop for Tiles {
     }
 }
 
+/// Evaluates intrinsics, where an `Avx512`, of AMX for bfloat16, is the proof.
+macro_rules! amx {
+    ($($body:tt)*) => {
+        // SAFETY: callers hold an `Avx512`; no memory is accessed but through its safe methods.
+        unsafe { $($body)* }
+    };
+}
+
 /// Weights that become lines of bfloat16 panels.
 trait Source {
     /// Unpacks the `at`th span of a row: line `i` of the panel's row gets 32 columns of it. Columns beyond
@@ -166,31 +174,41 @@ fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[
         }
     };
     let w = B::scales(s, span);
+    let (mut scale, mut min) = ([0.0; LANES], [0.0; LANES]);
+    Of::<B>::each16(s, w.scale, &mut scale);
+    let scale = s.load(&scale);
     // value = scale * q + offset, exactly as far as one rounding allows
     let zero = B::ZERO.map_or(0.0, |zero| (1u32 << zero) as f32);
-    let mut offset = s.mul(w.scale, s.splat(-zero));
+    let mut offset = s.mul(scale, s.splat(-zero));
     if <B::Lanes as Lanes>::MINS {
-        offset = s.sub(offset, w.min);
+        Of::<B>::each16(s, w.min, &mut min);
+        offset = s.sub(offset, s.load(&min));
     }
-    for i in 0..SPAN / STRIPE {
-        let q = B::unpack(s, span, i);
-        for half in 0..2 {
-            let pairs = if <B::Lanes as Lanes>::BITS <= 4 && !<B::Lanes as Lanes>::HALVES {
-                by_table(q, w.scale, offset, 2 * i + half)
-            } else {
-                by_product::<B>(q, w.scale, offset, 2 * i + half)
-            };
-            s.store_bytes(pairs, &mut lines[(2 * i + half) * ROWS]);
+    for pair in 0..SPAN / STRIPE / 2 {
+        let [a, b] = B::unpack(s, span, pair);
+        let stripes = if Of::<B>::LEN == 32 { row_order(s, a, b) } else { [a, b] };
+        for (i, q) in stripes.into_iter().enumerate() {
+            for half in 0..2 {
+                let group = 4 * pair + 2 * i + half;
+                let pairs = if <B::Lanes as Lanes>::BITS <= 4 && Of::<B>::LEN == 32 {
+                    by_table(q, scale, offset, group)
+                } else {
+                    by_product::<B>(q, scale, offset, group)
+                };
+                s.store_bytes(pairs, &mut lines[group * ROWS]);
+            }
         }
     }
 }
 
-/// Evaluates intrinsics, where an `Avx512`, of AMX for bfloat16, is the proof.
-macro_rules! amx {
-    ($($body:tt)*) => {
-        // SAFETY: callers hold an `Avx512`; no memory is accessed but through its safe methods.
-        unsafe { $($body)* }
-    };
+/// Undoes [`Simd::regroup`].
+#[inline(always)]
+fn row_order<const LEVEL: u32>(_proof: Avx512<LEVEL>, a: __m512i, b: __m512i) -> [__m512i; 2] {
+    amx! {
+        let first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+        let second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+        [_mm512_permutex2var_epi64(a, first, b), _mm512_permutex2var_epi64(a, second, b)]
+    }
 }
 
 /// A group of nibbles: a table of the sixteen values, rounded once, and a permutation.

@@ -6,11 +6,16 @@ use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
 use crate::ops::gemm;
+use core::arch::asm;
 use core::arch::x86_64::*;
 
 /// The CPU has AVX2, FMA and F16C, and AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2<const VNNI: bool>(());
+
+/// Tokens in a tile of the integer engine: six accumulators in 16 bits, beside them two registers of weights and
+/// what is made of them.
+const TILE: usize = 3;
 
 /// Evaluates intrinsics. Every use is in a method of `Avx2`, whose value is the proof.
 macro_rules! avx2 {
@@ -68,12 +73,6 @@ impl<const VNNI: bool> Avx2<VNNI> {
         }
     }
 
-    /// Twice eight signed bytes as floats.
-    #[inline(always)]
-    fn widen(self, low: __m128i, high: __m128i) -> [__m256; 2] {
-        each!(x in [low, high] => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)))
-    }
-
     /// Sixteen floats to 32-bit integers, saturated to 16 bits, in the order that `packs` leaves.
     #[inline(always)]
     fn to_i16(self, x: [__m256; 2]) -> __m256i {
@@ -85,13 +84,14 @@ impl<const VNNI: bool> Avx2<VNNI> {
 unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = [__m256; 2];
     type I = [__m256i; 2];
+    type H = __m256;
 
     const NAME: &'static str = if VNNI { "avxvnni" } else { "avx2" };
     const SUMMARY: &'static str = match VNNI {
         false => "256-bit registers: x86-64 since 2013",
         true => "AVX2 with dot products of bytes: laptops since 2021",
     };
-    const LAYOUT: Layout = Layout::Tiles(3);
+    const LAYOUT: Layout = Layout::Tiles(TILE);
 
     fn needs() -> Vec<Need> {
         let mut needs = needs!(is_x86_feature_detected: "avx2", "fma", "f16c");
@@ -120,11 +120,11 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     fn multiply_bytes(self, rounds: usize) -> usize {
-        limits::multiply_bytes::<Self, 3>(self, rounds)
+        limits::multiply_bytes::<Self, TILE>(self, rounds)
     }
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
-        gemm::integer::<Self, B, 3>(self, job);
+        gemm::integer::<Self, B, TILE>(self, job);
     }
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
@@ -134,7 +134,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch has no effect but on caches, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 
     #[inline(always)]
@@ -276,6 +276,10 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     fn bit_cast(self, a: Self::I) -> Self::F {
         both!(_mm256_castsi256_ps, a)
     }
+    #[inline(always)]
+    fn to_bits(self, a: Self::F) -> Self::I {
+        both!(_mm256_castps_si256, a)
+    }
 
     #[inline(always)]
     fn load_bytes(self, x: &[u8; STRIPE]) -> Self::I {
@@ -297,18 +301,17 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         avx2! { [_mm256_set1_epi8(x as i8); 2] }
     }
     #[inline(always)]
-    fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I {
-        each!(x in [a, b] => {
-            let twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast()));
-            let shift = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
-            _mm256_and_si256(_mm256_srlv_epi32(twice, shift), _mm256_set1_epi8(15))
+    fn quarters(self, x: [&[u8; 16]; 4]) -> Self::I {
+        each!(x in [[x[0], x[1]], [x[2], x[3]]] => {
+            let low = _mm256_castsi128_si256(_mm_loadu_si128(x[0].as_ptr().cast()));
+            _mm256_inserti128_si256::<1>(low, _mm_loadu_si128(x[1].as_ptr().cast()))
         })
     }
     #[inline(always)]
-    fn nibbles32(self, x: &[u8; 32]) -> Self::I {
-        let x = avx2! { _mm256_loadu_si256(x.as_ptr().cast()) };
-        let shifted = avx2! { _mm256_srli_epi16::<4>(x) };
-        each!(x in [x, shifted] => _mm256_and_si256(x, _mm256_set1_epi8(15)))
+    fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
+        let first = each!(x in [a, b] => _mm256_permute2x128_si256::<0x20>(x[0], x[1]));
+        let second = each!(x in [a, b] => _mm256_permute2x128_si256::<0x31>(x[0], x[1]));
+        [first, second]
     }
     #[inline(always)]
     fn and(self, a: Self::I, b: Self::I) -> Self::I {
@@ -341,6 +344,12 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let counts = [_mm_cvtsi32_si128(low as i32), _mm_cvtsi32_si128(high as i32)];
             [_mm256_srl_epi16(a[0], counts[0]), _mm256_srl_epi16(a[1], counts[1])]
         }
+    }
+    #[inline(always)]
+    fn shr_quarters(self, a: Self::I, [b, c, d, e]: [u32; 4]) -> Self::I {
+        each!(x in [(a[0], b as i32, c as i32), (a[1], d as i32, e as i32)] => {
+            _mm256_srlv_epi32(x.0, _mm256_setr_epi32(x.1, x.1, x.1, x.1, x.2, x.2, x.2, x.2))
+        })
     }
     #[inline(always)]
     fn mask(self, bits: u64) -> Self::I {
@@ -398,24 +407,6 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn pairs_i8(self, x: u64) -> Self::F {
-        avx2! {
-            let x = _mm_cvtsi64_si128(x.cast_signed());
-            let x = _mm_unpacklo_epi8(x, x);
-            self.widen(x, _mm_unpackhi_epi64(x, x))
-        }
-    }
-    #[inline(always)]
-    fn pairs_f16(self, x: [[u8; 2]; 8]) -> Self::F {
-        avx2! {
-            let x = _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()));
-            [
-                _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3)),
-                _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7)),
-            ]
-        }
-    }
-    #[inline(always)]
     fn splat_f16(self, x: [u8; 2]) -> Self::F {
         avx2! { [_mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(x))); 2] }
     }
@@ -431,32 +422,96 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
 
+    #[inline(always)]
+    fn load8(self, x: &[f32; 8]) -> Self::H {
+        avx2! { _mm256_loadu_ps(x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store8(self, v: Self::H, out: &mut [f32; 8]) {
+        avx2! { _mm256_storeu_ps(out.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn splat8(self, x: f32) -> Self::H {
+        avx2! { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn mul8(self, a: Self::H, b: Self::H) -> Self::H {
+        avx2! { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma8(self, a: Self::H, b: Self::H, c: Self::H) -> Self::H {
+        avx2! { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn floats8_i8(self, x: u64) -> Self::H {
+        avx2! { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(x.cast_signed()))) }
+    }
+    #[inline(always)]
+    fn floats8_f16(self, x: [[u8; 2]; 8]) -> Self::H {
+        avx2! { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn splat8_f16(self, x: [u8; 2]) -> Self::H {
+        avx2! { _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(x))) }
+    }
+    #[inline(always)]
+    fn half<const I: usize>(self, a: Self::H) -> Self::F {
+        const { assert!(I < 2, "a register has two halves") };
+        let i = 4 * I as i32;
+        avx2! {
+            let low = _mm256_setr_epi32(i, i, i, i, i + 1, i + 1, i + 1, i + 1);
+            let high = _mm256_setr_epi32(i + 2, i + 2, i + 2, i + 2, i + 3, i + 3, i + 3, i + 3);
+            [x86::permute(a, low), x86::permute(a, high)]
+        }
+    }
+    #[inline(always)]
+    fn widen8(self, a: Self::H) -> Self::F {
+        [a, avx2! { _mm256_setzero_ps() }]
+    }
+
+    /// Products of small weights are added in 16 bits.
+    #[inline(always)]
+    fn dot_pair<L: Lanes>(self, w: [Self::I; 2], x: [Self::I; 2]) -> Self::I {
+        if VNNI || L::BITS == 8 {
+            let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
+            return dot(self, dot(self, self.splat_i32(0), w[0], x[0]), w[1], x[1]);
+        }
+        let (a, b) = (both!(_mm256_maddubs_epi16, w[0], x[0]), both!(_mm256_maddubs_epi16, w[1], x[1]));
+        let (sums, ones) = (both!(_mm256_add_epi16, a, b), avx2! { [_mm256_set1_epi16(1); 2] });
+        both!(_mm256_madd_epi16, sums, ones)
+    }
+
     /// Small weights leave room in 16 bits: several `vpmaddubsw` are added before one `vpmaddwd` widens.
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
+        start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
-        let headroom = if L::BITS < 8 { (32767 / (2 * 127 * ((1 << L::BITS) - 1))) as usize } else { 1 };
-        let mut acc = [self.splat_i32(0); MT];
-        let mut narrow = acc;
-        for (i, (w, x)) in w.iter().zip(x).enumerate() {
-            let w = self.load_bytes(w);
-            for t in 0..MT {
-                let x = self.splat_i32(x[t]);
-                if VNNI || L::BITS == 8 {
+        let mut acc = start;
+        if VNNI || L::BITS == 8 {
+            for (w, x) in w.iter().zip(x) {
+                let w = self.load_bytes(w);
+                for t in 0..MT {
                     let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
-                    acc[t] = dot(self, acc[t], w, x);
-                    continue;
+                    acc[t] = dot(self, acc[t], w, self.splat_i32(x[t]));
                 }
-                let products = both!(_mm256_maddubs_epi16, w, x);
-                narrow[t] =
-                    if i % headroom == 0 { products } else { both!(_mm256_add_epi16, narrow[t], products) };
-                if (i + 1) % headroom == 0 || i + 1 == QUADS {
-                    let ones = avx2! { [_mm256_set1_epi16(1); 2] };
-                    acc[t] = self.add_i32(acc[t], both!(_mm256_madd_epi16, narrow[t], ones));
+            }
+            return acc;
+        }
+        let headroom = (32767 / (2 * 127 * ((1 << L::BITS) - 1))) as usize;
+        for (w, x) in w.chunks(headroom).zip(x.chunks(headroom)) {
+            let mut narrow = [self.splat_i32(0); MT];
+            for (w, x) in w.iter().zip(x) {
+                let w = self.load_bytes(w);
+                for (narrow, x) in narrow.as_chunks_mut().0.iter_mut().zip(x.as_chunks().0) {
+                    avx2! { add_products(narrow, w, x) }
                 }
+            }
+            let ones = avx2! { [_mm256_set1_epi16(1); 2] };
+            for t in 0..MT {
+                acc[t] = self.add_i32(acc[t], both!(_mm256_madd_epi16, narrow[t], ones));
             }
         }
         acc
@@ -469,4 +524,27 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let p = x.as_ptr();
         each!(p in [p, p.wrapping_add(8)] => _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
     }
+}
+
+/// Four columns of sixteen rows times a tile's tokens, added up in 16 bits, in this order: the compiler would do
+/// one token after the other and spill what it loaded for them.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn add_products(sums: &mut [[__m256i; 2]; TILE], w: [__m256i; 2], x: &[i32; TILE]) {
+    let [[mut a, mut b], [mut c, mut d], [mut e, mut f]] = *sums;
+    // SAFETY: reads the three words of `x` and registers; the feature is enabled.
+    unsafe {
+        asm!("vpbroadcastd {x}, dword ptr [{p}]", "vpmaddubsw {y}, {v}, {x}", "vpmaddubsw {x}, {w}, {x}",
+             "vpaddw {a}, {a}, {y}", "vpaddw {b}, {b}, {x}",
+             "vpbroadcastd {x}, dword ptr [{p} + 4]", "vpmaddubsw {y}, {v}, {x}", "vpmaddubsw {x}, {w}, {x}",
+             "vpaddw {c}, {c}, {y}", "vpaddw {d}, {d}, {x}",
+             "vpbroadcastd {x}, dword ptr [{p} + 8]", "vpmaddubsw {y}, {v}, {x}", "vpmaddubsw {x}, {w}, {x}",
+             "vpaddw {e}, {e}, {y}", "vpaddw {f}, {f}, {x}",
+             p = in(reg) x.as_ptr(), v = in(ymm_reg) w[0], w = in(ymm_reg) w[1],
+             x = out(ymm_reg) _, y = out(ymm_reg) _,
+             a = inout(ymm_reg) a, b = inout(ymm_reg) b, c = inout(ymm_reg) c,
+             d = inout(ymm_reg) d, e = inout(ymm_reg) e, f = inout(ymm_reg) f,
+             options(pure, readonly, nostack, preserves_flags));
+    }
+    *sums = [[a, b], [c, d], [e, f]];
 }

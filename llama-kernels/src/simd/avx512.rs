@@ -21,6 +21,7 @@ use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
 use crate::ops::gemm;
+use core::arch::asm;
 use core::arch::x86_64::*;
 
 /// The CPU has AVX-512 F, BW, VL and DQ, and what its level adds to them.
@@ -82,6 +83,7 @@ impl<const LEVEL: u32> Avx512<LEVEL> {
 unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     type F = __m512;
     type I = __m512i;
+    type H = __m256;
 
     const NAME: &'static str = ["avx512", "avx512vnni", "avx512bf16", "amx"][LEVEL as usize];
     const SUMMARY: &'static str = [
@@ -173,7 +175,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch has no effect but on caches, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 
     #[inline(always)]
@@ -301,6 +303,10 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     fn bit_cast(self, a: Self::I) -> Self::F {
         avx512! { _mm512_castsi512_ps(a) }
     }
+    #[inline(always)]
+    fn to_bits(self, a: Self::F) -> Self::I {
+        avx512! { _mm512_castps_si512(a) }
+    }
 
     #[inline(always)]
     fn load_bytes(self, x: &[u8; STRIPE]) -> Self::I {
@@ -315,21 +321,53 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         avx512! { _mm512_set1_epi8(x as i8) }
     }
     #[inline(always)]
-    fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I {
+    fn quarters(self, x: [&[u8; 16]; 4]) -> Self::I {
         avx512! {
-            let a = _mm256_broadcastsi128_si256(_mm_loadu_si128(a.as_ptr().cast()));
-            let b = _mm256_broadcastsi128_si256(_mm_loadu_si128(b.as_ptr().cast()));
-            let shift = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
-            _mm512_and_si512(_mm512_srlv_epi64(join!(a, b), shift), _mm512_set1_epi8(15))
+            let [a, b, c, d] = [
+                _mm_loadu_si128(x[0].as_ptr().cast()),
+                _mm_loadu_si128(x[1].as_ptr().cast()),
+                _mm_loadu_si128(x[2].as_ptr().cast()),
+                _mm_loadu_si128(x[3].as_ptr().cast()),
+            ];
+            join!(_mm256_set_m128i(b, a), _mm256_set_m128i(d, c))
+        }
+    }
+    /// One permutation of words, where two registers hold all: three insertions cost a fifth of Q4_0's time.
+    #[inline(always)]
+    fn strided<const STRIDE: usize, const OFFSET: usize>(self, x: &[[u8; STRIDE]; 4]) -> Self::I {
+        const { assert!(STRIDE.is_multiple_of(2) && OFFSET.is_multiple_of(2), "whole words") };
+        const { assert!(4 * STRIDE - OFFSET <= 2 * STRIPE && 4 * STRIDE - OFFSET >= STRIPE, "two registers") };
+        let bytes = &x.as_flattened()[OFFSET..];
+        let (first, last) =
+            (bytes.first_chunk().expect("a register"), bytes.last_chunk().expect("a register"));
+        let index: [u16; 32] = const {
+            let (mut index, mut i) = ([0; 32], 0);
+            while i < 32 {
+                let byte = i / 8 * STRIDE + i % 8 * 2;
+                let skipped = 4 * STRIDE - OFFSET - STRIPE;
+                index[i] = if byte < STRIPE { byte / 2 } else { 32 + (byte - skipped) / 2 } as u16;
+                i += 1;
+            }
+            index
+        };
+        avx512! {
+            let index = _mm512_loadu_si512(index.as_ptr().cast());
+            _mm512_permutex2var_epi16(self.load_bytes(first), index, self.load_bytes(last))
         }
     }
     #[inline(always)]
-    fn nibbles32(self, x: &[u8; 32]) -> Self::I {
-        avx512! {
-            let twice = _mm512_broadcast_i64x4(_mm256_loadu_si256(x.as_ptr().cast()));
-            let shift = _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4);
-            _mm512_and_si512(_mm512_srlv_epi64(twice, shift), _mm512_set1_epi8(15))
+    fn transpose(self, lines: &mut [[u8; STRIPE]; LANES]) {
+        let mut words = [self.splat(0.0); LANES];
+        for (words, line) in words.iter_mut().zip(lines.iter()) {
+            *words = self.bit_cast(self.load_bytes(line));
         }
+        for (line, words) in lines.iter_mut().zip(amx::transposed(self, words)) {
+            self.store_bytes(self.to_bits(words), line);
+        }
+    }
+    #[inline(always)]
+    fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
+        avx512! { [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b)] }
     }
     #[inline(always)]
     fn and(self, a: Self::I, b: Self::I) -> Self::I {
@@ -362,6 +400,11 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             let counts = join!(_mm256_set1_epi16(low as i16), _mm256_set1_epi16(high as i16));
             _mm512_srlv_epi16(a, counts)
         }
+    }
+    #[inline(always)]
+    fn shr_quarters(self, a: Self::I, counts: [u32; 4]) -> Self::I {
+        let [b, c, d, e] = counts.map(i64::from);
+        avx512! { _mm512_srlv_epi64(a, _mm512_setr_epi64(b, b, c, c, d, d, e, e)) }
     }
     #[inline(always)]
     fn mask(self, bits: u64) -> Self::I {
@@ -424,21 +467,6 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     }
 
     #[inline(always)]
-    fn pairs_i8(self, x: u64) -> Self::F {
-        avx512! {
-            let x = _mm_cvtsi64_si128(x.cast_signed());
-            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_unpacklo_epi8(x, x)))
-        }
-    }
-    #[inline(always)]
-    fn pairs_f16(self, x: [[u8; 2]; 8]) -> Self::F {
-        avx512! {
-            let lanes = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-            let x = _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()));
-            _mm512_permutexvar_ps(lanes, _mm512_castps256_ps512(x))
-        }
-    }
-    #[inline(always)]
     fn splat_f16(self, x: [u8; 2]) -> Self::F {
         avx512! { _mm512_cvtph_ps(_mm256_set1_epi16(i16::from_le_bytes(x))) }
     }
@@ -450,21 +478,99 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         }
     }
 
+    #[inline(always)]
+    fn load8(self, x: &[f32; 8]) -> Self::H {
+        avx512! { _mm256_loadu_ps(x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store8(self, v: Self::H, out: &mut [f32; 8]) {
+        avx512! { _mm256_storeu_ps(out.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn splat8(self, x: f32) -> Self::H {
+        avx512! { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn mul8(self, a: Self::H, b: Self::H) -> Self::H {
+        avx512! { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma8(self, a: Self::H, b: Self::H, c: Self::H) -> Self::H {
+        avx512! { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn floats8_i8(self, x: u64) -> Self::H {
+        avx512! { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(x.cast_signed()))) }
+    }
+    #[inline(always)]
+    fn floats8_f16(self, x: [[u8; 2]; 8]) -> Self::H {
+        avx512! { _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())) }
+    }
+    /// One permutation of words, where two registers hold all: eight insertions cost a tenth of Q4_0's time.
+    #[inline(always)]
+    fn strided8_f16<const STRIDE: usize>(self, x: &[[u8; STRIDE]; 8]) -> Self::H {
+        if !STRIDE.is_multiple_of(2) || 3 * STRIDE + 2 > STRIPE {
+            return self.floats8_f16(std::array::from_fn(|i| [x[i][0], x[i][1]]));
+        }
+        let (first, last) = x.as_flattened().split_at(4 * STRIDE);
+        let (first, last) =
+            (first.first_chunk().expect("a register"), last.first_chunk().expect("a register"));
+        let index: [u16; 32] = const {
+            let (mut index, mut i) = ([0; 32], 0);
+            while i < 8 {
+                index[i] = (i / 4 * 32 + i % 4 * STRIDE / 2) as u16;
+                i += 1;
+            }
+            index
+        };
+        avx512! {
+            let index = _mm512_loadu_si512(index.as_ptr().cast());
+            let halves = _mm512_permutex2var_epi16(self.load_bytes(first), index, self.load_bytes(last));
+            _mm256_cvtph_ps(_mm512_castsi512_si128(halves))
+        }
+    }
+    #[inline(always)]
+    fn splat8_f16(self, x: [u8; 2]) -> Self::H {
+        avx512! { _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(x))) }
+    }
+    #[inline(always)]
+    fn half<const I: usize>(self, a: Self::H) -> Self::F {
+        const { assert!(I < 2, "a register has two halves") };
+        avx512! {
+            let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+            let lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(4 * I as i32));
+            _mm512_permutexvar_ps(lanes, _mm512_castps256_ps512(a))
+        }
+    }
+    #[inline(always)]
+    fn widen8(self, a: Self::H) -> Self::F {
+        avx512! { _mm512_zextps256_ps512(a) }
+    }
+
     /// Without VNNI, as on AVX2: small weights leave room in 16 bits for several products.
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
+        start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
-        let mut acc = [self.splat_i32(0); MT];
-        let mut narrow = acc;
+        let mut acc = start;
+        if LEVEL >= VNNI && MT == TILE {
+            for (w, x) in w.iter().zip(x) {
+                let sums = acc.first_chunk_mut().expect("a tile's tokens");
+                avx512! { dot_quad(sums, w, x.first_chunk().expect("a tile's tokens")) }
+            }
+            return acc;
+        }
+        let mut narrow = [self.splat_i32(0); MT];
         for (i, (w, x)) in w.iter().zip(x).enumerate() {
             let w = self.load_bytes(w);
             for t in 0..MT {
                 let x = self.splat_i32(x[t]);
                 if LEVEL >= VNNI || L::BITS == 8 {
-                    let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
+                    let dot =
+                        if LEVEL >= VNNI || L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
                     acc[t] = dot(self, acc[t], w, x);
                     continue;
                 }
@@ -493,3 +599,29 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
 
 /// Tokens in a tile: twelve integer and twelve float accumulators leave room for the operands.
 const TILE: usize = 12;
+
+/// Four columns of sixteen rows times a tile's tokens, in this order: the compiler would do one token after the
+/// other, each a chain of dependent products, and spill.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn dot_quad(acc: &mut [__m512i; TILE], w: &[u8; STRIPE], x: &[i32; TILE]) {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = *acc;
+    let (mut a, mut b, mut c, mut d, mut e, mut f) = (a, b, c, d, e, f);
+    let (mut g, mut h, mut i, mut j, mut k, mut l) = (g, h, i, j, k, l);
+    // SAFETY: reads the 64 bytes of `w` and the twelve words of `x`; the features are enabled.
+    unsafe {
+        let w = _mm512_loadu_si512(w.as_ptr().cast());
+        asm!("vpdpbusd {a}, {q}, dword ptr [{x}]{{1to16}}", "vpdpbusd {b}, {q}, dword ptr [{x} + 4]{{1to16}}",
+             "vpdpbusd {c}, {q}, dword ptr [{x} + 8]{{1to16}}", "vpdpbusd {d}, {q}, dword ptr [{x} + 12]{{1to16}}",
+             "vpdpbusd {e}, {q}, dword ptr [{x} + 16]{{1to16}}", "vpdpbusd {f}, {q}, dword ptr [{x} + 20]{{1to16}}",
+             "vpdpbusd {g}, {q}, dword ptr [{x} + 24]{{1to16}}", "vpdpbusd {h}, {q}, dword ptr [{x} + 28]{{1to16}}",
+             "vpdpbusd {i}, {q}, dword ptr [{x} + 32]{{1to16}}", "vpdpbusd {j}, {q}, dword ptr [{x} + 36]{{1to16}}",
+             "vpdpbusd {k}, {q}, dword ptr [{x} + 40]{{1to16}}", "vpdpbusd {l}, {q}, dword ptr [{x} + 44]{{1to16}}",
+             q = in(zmm_reg) w, x = in(reg) x.as_ptr(),
+             a = inout(zmm_reg) a, b = inout(zmm_reg) b, c = inout(zmm_reg) c, d = inout(zmm_reg) d,
+             e = inout(zmm_reg) e, f = inout(zmm_reg) f, g = inout(zmm_reg) g, h = inout(zmm_reg) h,
+             i = inout(zmm_reg) i, j = inout(zmm_reg) j, k = inout(zmm_reg) k, l = inout(zmm_reg) l,
+             options(pure, readonly, nostack, preserves_flags));
+    }
+    *acc = [a, b, c, d, e, f, g, h, i, j, k, l];
+}

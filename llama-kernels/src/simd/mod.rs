@@ -89,6 +89,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     type F: Copy;
     /// Sixty-four bytes of integers: `i8`/`u8` lanes, or sixteen `i32` lanes.
     type I: Copy;
+    /// Eight `f32` lanes: half a register, for what there is one of for each 32 weights of a span.
+    type H: Copy;
 
     /// The name that `--isa` takes.
     const NAME: &'static str;
@@ -173,6 +175,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn store_i32(self, v: Self::I, out: &mut [i32; LANES]);
     /// The floats with these bits.
     fn bit_cast(self, a: Self::I) -> Self::F;
+    /// The bits of floats.
+    fn to_bits(self, a: Self::F) -> Self::I;
 
     // Sixty-four bytes.
 
@@ -182,10 +186,26 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn store_bytes(self, v: Self::I, out: &mut [u8; STRIPE]);
     /// All bytes `x`.
     fn splat_u8(self, x: u8) -> Self::I;
-    /// Two groups of sixteen bytes, each as thirty-two nibbles: the low nibbles of `a`, its high ones, then `b`'s.
-    fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I;
-    /// Thirty-two bytes as sixty-four nibbles: the low ones, then the high ones.
-    fn nibbles32(self, x: &[u8; 32]) -> Self::I;
+    /// Four quarters of a stripe.
+    fn quarters(self, x: [&[u8; 16]; 4]) -> Self::I;
+    /// The same from one place in each of four structures of `STRIDE` bytes, side by side, at `OFFSET`.
+    #[inline(always)]
+    fn strided<const STRIDE: usize, const OFFSET: usize>(self, x: &[[u8; STRIDE]; 4]) -> Self::I {
+        let quarter = |i: usize| x[i][OFFSET..].first_chunk().expect("sixteen bytes");
+        self.quarters([quarter(0), quarter(1), quarter(2), quarter(3)])
+    }
+    /// Sixteen lines of sixteen 32-bit words, transposed.
+    #[inline(always)]
+    fn transpose(self, lines: &mut [[u8; STRIPE]; LANES]) {
+        let old = *lines;
+        for (word, line) in lines.iter_mut().enumerate() {
+            for (out, row) in line.as_chunks_mut::<4>().0.iter_mut().zip(&old) {
+                *out = row.as_chunks::<4>().0[word];
+            }
+        }
+    }
+    /// Two stripes in the order of the row, regrouped: of each 32 bytes the first half, then the second ones.
+    fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2];
     /// Bitwise and.
     fn and(self, a: Self::I, b: Self::I) -> Self::I;
     /// Bitwise or.
@@ -199,6 +219,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// 16-bit lanes shifted right by `low` in the first half of the stripe, by `high` in the second (0..=7);
     /// bits cross from byte to byte within a lane, so a mask follows.
     fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I;
+    /// The same for the four quarters of a stripe.
+    fn shr_quarters(self, a: Self::I, counts: [u32; 4]) -> Self::I;
     /// Bytes of 255 where the bit is set, of 0 elsewhere; bit 0 is the first byte.
     fn mask(self, bits: u64) -> Self::I;
     /// Each byte of `index`, which is in 0..=15, replaced by that entry of the table.
@@ -212,6 +234,14 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The same with signed bytes in `w`, to which [`SIGNED_ZERO`](Self::SIGNED_ZERO) is added first.
     /// Bytes of `x` are in -127..=127.
     fn dot_signed(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+
+    /// In each 32-bit lane the sum of eight byte products, of lanes as a format has them: four of each pair of
+    /// registers.
+    #[inline(always)]
+    fn dot_pair<L: Lanes>(self, w: [Self::I; 2], x: [Self::I; 2]) -> Self::I {
+        let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
+        dot(self, dot(self, self.splat_i32(0), w[0], x[0]), w[1], x[1])
+    }
 
     /// Eight words of eight bytes.
     fn words(self, x: [u64; 8]) -> Self::I;
@@ -234,14 +264,38 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn floats_i8(self, x: [u8; 16]) -> Self::F {
         self.to_f32(self.widen_i8(&x))
     }
-    /// Eight signed bytes as floats, each twice.
-    fn pairs_i8(self, x: u64) -> Self::F;
-    /// Eight half-precision numbers, each twice.
-    fn pairs_f16(self, x: [[u8; 2]; 8]) -> Self::F;
     /// All lanes this half-precision number.
     fn splat_f16(self, x: [u8; 2]) -> Self::F;
     /// The lanes of quarter `I`, each four times: what a stripe's sums of four products are multiplied by.
     fn quarter<const I: usize>(self, a: Self::F) -> Self::F;
+
+    // The scales of a span, a lane for each 32 weights.
+
+    /// Eight floats from memory.
+    fn load8(self, x: &[f32; 8]) -> Self::H;
+    /// Eight floats to memory.
+    fn store8(self, v: Self::H, out: &mut [f32; 8]);
+    /// All eight lanes `x`.
+    fn splat8(self, x: f32) -> Self::H;
+    /// `a * b` of eight lanes.
+    fn mul8(self, a: Self::H, b: Self::H) -> Self::H;
+    /// `a * b + c` of eight lanes, in one rounding where the ISA has it.
+    fn fma8(self, a: Self::H, b: Self::H, c: Self::H) -> Self::H;
+    /// Eight signed bytes as floats.
+    fn floats8_i8(self, x: u64) -> Self::H;
+    /// Eight half-precision numbers.
+    fn floats8_f16(self, x: [[u8; 2]; 8]) -> Self::H;
+    /// The half-precision numbers with which eight structures of `STRIDE` bytes, side by side, begin.
+    #[inline(always)]
+    fn strided8_f16<const STRIDE: usize>(self, x: &[[u8; STRIDE]; 8]) -> Self::H {
+        self.floats8_f16(std::array::from_fn(|i| [x[i][0], x[i][1]]))
+    }
+    /// All eight lanes this half-precision number.
+    fn splat8_f16(self, x: [u8; 2]) -> Self::H;
+    /// The lanes of half `I`, each four times.
+    fn half<const I: usize>(self, a: Self::H) -> Self::F;
+    /// Eight lanes and eight zeros.
+    fn widen8(self, a: Self::H) -> Self::F;
 
     // The parts of kernels that an ISA may do its own way.
 
@@ -250,17 +304,19 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn arrange_panel(self, _lines: &mut [[u8; STRIPE]]) {}
 
-    /// The dot products of `QUADS` x 4 weights of sixteen rows with the activations of `MT` tokens.
+    /// `start` plus the dot products of `QUADS` x 4 weights of sixteen rows with the activations of `MT` tokens.
     ///
     /// `w[q]` holds four bytes of each of the sixteen rows, `x[q][t]` the same four columns of token `t`;
-    /// `w` has been through [`arrange_panel`](Self::arrange_panel).
+    /// `w` has been through [`arrange_panel`](Self::arrange_panel). Where [`SIGNED_ZERO`](Self::SIGNED_ZERO) says
+    /// so, bytes of `w` are unsigned whatever the format has.
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
+        start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
-        let mut acc = [self.splat_i32(0); MT];
+        let mut acc = start;
         for (w, x) in w.iter().zip(x) {
             let w = self.load_bytes(w);
             for (acc, &x) in acc.iter_mut().zip(x) {

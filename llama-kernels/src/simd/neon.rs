@@ -100,6 +100,7 @@ impl<const LEVEL: u32> Neon<LEVEL> {
 unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];
+    type H = [float32x4_t; 2];
 
     const NAME: &'static str = match LEVEL {
         BASE => "neon",
@@ -294,6 +295,10 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     fn bit_cast(self, a: Self::I) -> Self::F {
         each!(vreinterpretq_f32_s32, a)
     }
+    #[inline(always)]
+    fn to_bits(self, a: Self::F) -> Self::I {
+        each!(vreinterpretq_s32_f32, a)
+    }
 
     #[inline(always)]
     fn load_bytes(self, x: &[u8; STRIPE]) -> Self::I {
@@ -310,14 +315,12 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
         neon! { [vreinterpretq_s32_u8(vdupq_n_u8(x)); 4] }
     }
     #[inline(always)]
-    fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I {
-        let x = [a, a, b, b];
-        each!(i => nibbles(vld1q_u8(x[i].as_ptr()), i % 2 == 1))
+    fn quarters(self, x: [&[u8; 16]; 4]) -> Self::I {
+        [self.load1(x[0]), self.load1(x[1]), self.load1(x[2]), self.load1(x[3])]
     }
     #[inline(always)]
-    fn nibbles32(self, x: &[u8; 32]) -> Self::I {
-        let (x, _) = x.as_chunks::<16>();
-        each!(i => nibbles(vld1q_u8(x[i % 2].as_ptr()), i >= 2))
+    fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
+        [[a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]]]
     }
     #[inline(always)]
     fn and(self, a: Self::I, b: Self::I) -> Self::I {
@@ -341,7 +344,10 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     }
     #[inline(always)]
     fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I {
-        let counts = [low, low, high, high];
+        self.shr_quarters(a, [low, low, high, high])
+    }
+    #[inline(always)]
+    fn shr_quarters(self, a: Self::I, counts: [u32; 4]) -> Self::I {
         each!(i => {
             let count = vdupq_n_s16(-(counts[i] as i16));
             vreinterpretq_s32_u16(vshlq_u16(vreinterpretq_u16_s32(a[i]), count))
@@ -394,26 +400,6 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     }
 
     #[inline(always)]
-    fn pairs_i8(self, x: u64) -> Self::F {
-        neon! {
-            let x = vcreate_s8(x);
-            widen_i8(vcombine_s8(vzip1_s8(x, x), vzip2_s8(x, x)))
-        }
-    }
-    #[inline(always)]
-    fn pairs_f16(self, x: [[u8; 2]; 8]) -> Self::F {
-        neon! {
-            let x = vreinterpretq_u16_u8(vld1q_u8(x.as_ptr().cast()));
-            let (low, high) = (vzip1q_u16(x, x), vzip2q_u16(x, x));
-            [
-                widen_f16(vget_low_u16(low)),
-                widen_f16(vget_high_u16(low)),
-                widen_f16(vget_low_u16(high)),
-                widen_f16(vget_high_u16(high)),
-            ]
-        }
-    }
-    #[inline(always)]
     fn splat_f16(self, x: [u8; 2]) -> Self::F {
         neon! { [widen_f16(vdup_n_u16(u16::from_le_bytes(x))); 4] }
     }
@@ -430,6 +416,65 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     }
 
     #[inline(always)]
+    fn load8(self, x: &[f32; 8]) -> Self::H {
+        neon! { [vld1q_f32(x.as_ptr()), vld1q_f32(x.as_ptr().add(4))] }
+    }
+    #[inline(always)]
+    fn store8(self, v: Self::H, out: &mut [f32; 8]) {
+        neon! {
+            vst1q_f32(out.as_mut_ptr(), v[0]);
+            vst1q_f32(out.as_mut_ptr().add(4), v[1]);
+        }
+    }
+    #[inline(always)]
+    fn splat8(self, x: f32) -> Self::H {
+        neon! { [vdupq_n_f32(x); 2] }
+    }
+    #[inline(always)]
+    fn mul8(self, a: Self::H, b: Self::H) -> Self::H {
+        neon! { [vmulq_f32(a[0], b[0]), vmulq_f32(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn fma8(self, a: Self::H, b: Self::H, c: Self::H) -> Self::H {
+        neon! { [vfmaq_f32(c[0], a[0], b[0]), vfmaq_f32(c[1], a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn floats8_i8(self, x: u64) -> Self::H {
+        neon! {
+            let x = vmovl_s8(vcreate_s8(x));
+            [vcvtq_f32_s32(vmovl_s16(vget_low_s16(x))), vcvtq_f32_s32(vmovl_high_s16(x))]
+        }
+    }
+    #[inline(always)]
+    fn floats8_f16(self, x: [[u8; 2]; 8]) -> Self::H {
+        neon! {
+            let x = vreinterpretq_u16_u8(vld1q_u8(x.as_ptr().cast()));
+            [widen_f16(vget_low_u16(x)), widen_f16(vget_high_u16(x))]
+        }
+    }
+    #[inline(always)]
+    fn splat8_f16(self, x: [u8; 2]) -> Self::H {
+        neon! { [widen_f16(vdup_n_u16(u16::from_le_bytes(x))); 2] }
+    }
+    #[inline(always)]
+    fn half<const I: usize>(self, a: Self::H) -> Self::F {
+        const { assert!(I < 2, "a register has two halves") };
+        neon! {
+            [
+                vdupq_laneq_f32::<0>(a[I]),
+                vdupq_laneq_f32::<1>(a[I]),
+                vdupq_laneq_f32::<2>(a[I]),
+                vdupq_laneq_f32::<3>(a[I]),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn widen8(self, a: Self::H) -> Self::F {
+        let zero = neon! { vdupq_n_f32(0.0) };
+        [a[0], a[1], zero, zero]
+    }
+
+    #[inline(always)]
     fn arrange_panel(self, lines: &mut [[u8; STRIPE]]) {
         if LEVEL >= I8MM {
             self.arrange_i8mm(lines);
@@ -439,14 +484,19 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
+        start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
-        match LEVEL {
+        let mut acc = match LEVEL {
             BASE => self.panel_base::<L, QUADS, MT>(w, x),
             DOTPROD => self.panel_dotprod(w, x),
             _ => self.panel_i8mm(w, x),
+        };
+        for (acc, start) in acc.iter_mut().zip(start) {
+            *acc = self.add_i32(*acc, start); // of zeros: here weights may be signed
         }
+        acc
     }
 
     const REGISTERS: usize = 8;
@@ -466,31 +516,11 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     }
 }
 
-/// The high nibbles of bytes, or the low ones.
-#[target_feature(enable = "neon")]
-#[inline]
-fn nibbles(x: uint8x16_t, high: bool) -> int32x4_t {
-    vreinterpretq_s32_u8(if high { vshrq_n_u8::<4>(x) } else { vandq_u8(x, vdupq_n_u8(15)) })
-}
-
 /// The larger of each pair; `b` if either is no number, unlike `fmax`.
 #[target_feature(enable = "neon")]
 #[inline]
 fn larger(a: float32x4_t, b: float32x4_t) -> float32x4_t {
     vbslq_f32(vcgtq_f32(a, b), a, b)
-}
-
-/// Sixteen signed bytes to floats.
-#[target_feature(enable = "neon")]
-#[inline]
-fn widen_i8(x: int8x16_t) -> [float32x4_t; 4] {
-    let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
-    [
-        vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
-        vcvtq_f32_s32(vmovl_high_s16(low)),
-        vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
-        vcvtq_f32_s32(vmovl_high_s16(high)),
-    ]
 }
 
 /// Half precision to floats.

@@ -33,6 +33,7 @@ fn fold(mut x: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
 unsafe impl Simd for Scalar {
     type F = [f32; LANES];
     type I = [i32; LANES];
+    type H = [f32; 8];
 
     const NAME: &'static str = "scalar";
     const SUMMARY: &'static str = "plain Rust, for any CPU";
@@ -169,6 +170,10 @@ unsafe impl Simd for Scalar {
     fn bit_cast(self, a: Self::I) -> Self::F {
         a.map(|a| f32::from_bits(a as u32))
     }
+    #[inline(always)]
+    fn to_bits(self, a: Self::F) -> Self::I {
+        a.map(|a| a.to_bits().cast_signed())
+    }
 
     #[inline(always)]
     fn load_bytes(self, x: &[u8; STRIPE]) -> Self::I {
@@ -185,16 +190,13 @@ unsafe impl Simd for Scalar {
         [i32::from_le_bytes([x; 4]); LANES]
     }
     #[inline(always)]
-    fn nibbles16(self, a: &[u8; 16], b: &[u8; 16]) -> Self::I {
-        let byte = |i: usize| {
-            let x = if i < 32 { a[i % 16] } else { b[i % 16] };
-            if i % 32 < 16 { x & 15 } else { x >> 4 }
-        };
-        self.load_bytes(&from_fn(byte))
+    fn quarters(self, x: [&[u8; 16]; 4]) -> Self::I {
+        self.load_bytes(&from_fn(|i| x[i / 16][i % 16]))
     }
     #[inline(always)]
-    fn nibbles32(self, x: &[u8; 32]) -> Self::I {
-        self.load_bytes(&from_fn(|i| if i < 32 { x[i] & 15 } else { x[i - 32] >> 4 }))
+    fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
+        let quarter = |i: usize, lane: usize| if i < 4 { a[4 * i + lane] } else { b[4 * (i - 4) + lane] };
+        from_fn(|half| from_fn(|i| quarter(2 * (i / 4) + half, i % 4)))
     }
     #[inline(always)]
     fn and(self, a: Self::I, b: Self::I) -> Self::I {
@@ -224,8 +226,12 @@ unsafe impl Simd for Scalar {
     }
     #[inline(always)]
     fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I {
+        self.shr_quarters(a, [low, low, high, high])
+    }
+    #[inline(always)]
+    fn shr_quarters(self, a: Self::I, counts: [u32; 4]) -> Self::I {
         from_fn(|i| {
-            let (count, [a, b, c, d]) = (if i < LANES / 2 { low } else { high }, bytes(a[i]));
+            let ([a, b, c, d], count) = (bytes(a[i]), counts[i / 4]);
             let ([a, b], [c, d]) = (
                 (u16::from_le_bytes([a, b]) >> count).to_le_bytes(),
                 (u16::from_le_bytes([c, d]) >> count).to_le_bytes(),
@@ -270,20 +276,53 @@ unsafe impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn pairs_i8(self, x: u64) -> Self::F {
-        from_fn(|i| f32::from(x.to_le_bytes()[i / 2] as i8))
-    }
-    #[inline(always)]
-    fn pairs_f16(self, x: [[u8; 2]; 8]) -> Self::F {
-        from_fn(|i| f16::from_le_bytes(x[i / 2]).to_f32())
-    }
-    #[inline(always)]
     fn splat_f16(self, x: [u8; 2]) -> Self::F {
         [f16::from_le_bytes(x).to_f32(); LANES]
     }
     #[inline(always)]
     fn quarter<const I: usize>(self, a: Self::F) -> Self::F {
         from_fn(|i| a[4 * I + i / 4])
+    }
+
+    #[inline(always)]
+    fn load8(self, x: &[f32; 8]) -> Self::H {
+        *x
+    }
+    #[inline(always)]
+    fn store8(self, v: Self::H, out: &mut [f32; 8]) {
+        *out = v;
+    }
+    #[inline(always)]
+    fn splat8(self, x: f32) -> Self::H {
+        [x; 8]
+    }
+    #[inline(always)]
+    fn mul8(self, a: Self::H, b: Self::H) -> Self::H {
+        from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn fma8(self, a: Self::H, b: Self::H, c: Self::H) -> Self::H {
+        from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn floats8_i8(self, x: u64) -> Self::H {
+        x.to_le_bytes().map(|x| f32::from(x as i8))
+    }
+    #[inline(always)]
+    fn floats8_f16(self, x: [[u8; 2]; 8]) -> Self::H {
+        x.map(|x| f16::from_le_bytes(x).to_f32())
+    }
+    #[inline(always)]
+    fn splat8_f16(self, x: [u8; 2]) -> Self::H {
+        [f16::from_le_bytes(x).to_f32(); 8]
+    }
+    #[inline(always)]
+    fn half<const I: usize>(self, a: Self::H) -> Self::F {
+        from_fn(|i| a[4 * I + i / 4])
+    }
+    #[inline(always)]
+    fn widen8(self, a: Self::H) -> Self::F {
+        from_fn(|i| if i < 8 { a[i] } else { 0.0 })
     }
 
     const REGISTERS: usize = 4;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::format::tests::unpack_agrees_with_dequantize;
-use crate::format::{Lane, Lanes};
+use crate::format::{Lane, Lanes, Of32};
 use crate::{available, run_on};
 use half::bf16;
 use std::array::from_fn;
@@ -41,6 +41,12 @@ impl Kernel for All {
             s.store(v, &mut out);
             out.iter().map(|v| v.to_bits()).collect()
         };
+        let eight = |v| {
+            let mut out = [0.0; 8];
+            s.store8(v, &mut out);
+            out.iter().map(|v| v.to_bits()).collect()
+        };
+        let (a8, b8): ([f32; 8], [f32; 8]) = (from_fn(|i| a[i]), from_fn(|i| b[i]));
         let int = |v| {
             let mut out = [0; LANES];
             s.store_i32(v, &mut out);
@@ -87,14 +93,24 @@ impl Kernel for All {
             ("bit_cast", float(s.bit_cast(s.shl_i32(s.splat_i32(127), 23)))),
             ("bytes", stored.iter().map(|b| u32::from(*b)).collect()),
             ("splat_u8", int(s.splat_u8(200))),
-            ("nibbles16", int(s.nibbles16(&quarter[0], &quarter[1]))),
-            ("nibbles32", int(s.nibbles32(&half[0]))),
+            ("transpose", {
+                let mut lines = from_fn(|i| from_fn(|j| w[(7 * i + j) % STRIPE].wrapping_mul(i as u8 | 1)));
+                s.transpose(&mut lines);
+                lines.iter().flatten().map(|b| u32::from(*b)).collect()
+            }),
+            ("to_bits", int(s.to_bits(fa))),
+            ("quarters", int(s.quarters([&quarter[0], &quarter[3], &quarter[1], &quarter[2]]))),
+            ("strided 18", int(s.strided::<18, 2>(&from_fn(|i| from_fn(|j| w[(18 * i + j) % STRIPE]))))),
+            ("strided 24", int(s.strided::<24, 8>(&from_fn(|i| from_fn(|j| x[(24 * i + j) % STRIPE]))))),
+            ("regroup, first", int(s.regroup(iw, ix)[0])),
+            ("regroup, second", int(s.regroup(iw, ix)[1])),
             ("and", int(s.and(iw, ix))),
             ("or", int(s.or(iw, ix))),
             ("xor", int(s.xor(iw, ix))),
             ("sub_u8", int(s.sub_u8(iw, ix))),
             ("mul_u8", int(s.mul_u8(iw, ix))),
             ("shr_halves", int(s.shr_halves(iw, 2, 5))),
+            ("shr_quarters", int(s.and(s.shr_quarters(iw, [0, 3, 1, 4]), s.splat_u8(15)))),
             ("mask", int(s.mask(bits))),
             ("lookup", int(s.lookup(&quarter[2], s.and(iw, s.splat_u8(15))))),
             ("halves", int(s.halves(&half[1], &half[0]))),
@@ -118,8 +134,23 @@ impl Kernel for All {
                 )),
             ),
             ("widen_i8", int(s.widen_i8(&quarter[1]))),
-            ("pairs_i8", float(s.pairs_i8(bits))),
-            ("pairs_f16", float(s.pairs_f16(from_fn(|i| [halves[2 * i], halves[2 * i + 1]])))),
+            ("dot_pair, small", int(s.dot_pair::<Lane<6, Of32, false>>([is, is], [ix, iw]))),
+            ("load8, mul8", eight(s.mul8(s.load8(&a8), s.splat8(b[0])))),
+            ("fma8", eight(s.fma8(s.splat8(2.0), s.load8(&a8), s.load8(&b8)))),
+            ("floats8_i8", eight(s.floats8_i8(bits))),
+            ("floats8_f16", eight(s.floats8_f16(from_fn(|i| [halves[2 * i], halves[2 * i + 1]])))),
+            (
+                "strided8_f16 18",
+                eight(s.strided8_f16::<18>(&from_fn(|i| from_fn(|j| halves[(18 * i + j) % 32])))),
+            ),
+            (
+                "strided8_f16 22",
+                eight(s.strided8_f16::<22>(&from_fn(|i| from_fn(|j| halves[(22 * i + j) % 32])))),
+            ),
+            ("splat8_f16", eight(s.splat8_f16([halves[0], halves[1]]))),
+            ("half 0", float(s.half::<0>(s.load8(&a8)))),
+            ("half 1", float(s.half::<1>(s.load8(&a8)))),
+            ("widen8", float(s.widen8(s.load8(&a8)))),
             ("splat_f16", float(s.splat_f16([halves[0], halves[1]]))),
             ("quarter 0", float(s.quarter::<0>(fa))),
             ("quarter 1", float(s.quarter::<1>(fa))),
@@ -217,14 +248,21 @@ impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
 
     #[inline(always)]
     fn call<S: Simd>(mut self, s: S) -> Self::Out {
-        let mut out = [[0; LANES]; TOKENS];
+        let mut start = [s.splat_i32(7); TOKENS];
+        // As pack does it: signed weights become unsigned.
+        if let (8, Some(zero)) = (L::BITS, S::SIGNED_ZERO) {
+            for (t, start) in start.iter_mut().enumerate() {
+                let sum: i32 =
+                    self.x.iter().flat_map(|x| x[t].to_le_bytes()).map(|x| i32::from(x as i8)).sum();
+                *start = s.splat_i32(7 - (sum << zero));
+            }
+            self.w.as_flattened_mut().iter_mut().for_each(|w| *w = w.wrapping_add(1 << zero));
+        }
         s.arrange_panel(&mut self.w);
-        for ((dots, out), t) in
-            s.dot_panel::<L, QUADS, TOKENS>(&self.w, &self.x).into_iter().zip(&mut out).zip(0..)
+        let mut out = [[0; LANES]; TOKENS];
+        for (dots, out) in s.dot_panel::<L, QUADS, TOKENS>(start, &self.w, &self.x).into_iter().zip(&mut out)
         {
-            let zero = if L::BITS < 8 { None } else { S::SIGNED_ZERO };
-            let sum: i32 = self.x.iter().flat_map(|x| x[t].to_le_bytes()).map(|x| i32::from(x as i8)).sum();
-            s.store_i32(s.add_i32(dots, s.splat_i32(zero.map_or(0, |zero| -sum << zero))), out);
+            s.store_i32(dots, out);
         }
         out
     }
@@ -249,10 +287,10 @@ impl Kernel for Check {
         for (expected, found) in Scalar.run(Halves).into_iter().zip(s.run(Halves)) {
             assert_eq!(expected, found, "{}", S::NAME);
         }
-        check_panels::<S, Lane<4, false, false>>(s);
-        check_panels::<S, Lane<5, false, false>>(s);
-        check_panels::<S, Lane<6, false, false>>(s);
-        check_panels::<S, Lane<8, false, false>>(s);
+        check_panels::<S, Lane<4, Of32, false>>(s);
+        check_panels::<S, Lane<5, Of32, false>>(s);
+        check_panels::<S, Lane<6, Of32, false>>(s);
+        check_panels::<S, Lane<8, Of32, false>>(s);
         for (x, found) in (0..200).flat_map(|seed| s.run(Rounded { seed })) {
             let expected = bf16::from_f32(x);
             let zero = x.is_subnormal() && found.to_bits() == expected.to_bits() & 0x8000;
