@@ -1,9 +1,11 @@
 //! The command, real data and a small model to run it on.
 
 use assert_cmd::Command;
+use llama_core::gguf::{ArrayBuf, Gguf, Writer};
 use llama_core::synth::{Shape, Spec, Synth};
 use llama_kernels::Format;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use tempfile::TempDir;
@@ -66,6 +68,51 @@ impl Fixture {
         let spec = Spec { shape, format: Format::Q8_0.into(), seed: 3 };
         Synth::new(&spec).unwrap().write(fs::File::create(&model).unwrap(), |_| ()).unwrap();
         Fixture { model: model.to_str().unwrap().to_owned(), directory }
+    }
+
+    /// A copy of the model with a byte-level vocabulary that names this pre-tokenizer: all bytes, whose ids are their
+    /// values, ` a`, ` ab`, unused pieces, and a BOS at the end.
+    pub(crate) fn byte_level(&self, pre: &str) -> String {
+        let itself = |byte: &u32| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
+        let letter =
+            |byte| if itself(&byte) { byte } else { 0x100 + (0..byte).filter(|b| !itself(b)).count() as u32 };
+        let bytes = (0..256).map(|byte| char::from_u32(letter(byte)).unwrap().to_string());
+        let merged = ["Ġa", "Ġab"].map(String::from);
+        let unused = (258..1023).map(|id| format!("[PAD{id}]"));
+        let pieces: Vec<String> = bytes.chain(merged).chain(unused).chain(["<|begin|>".into()]).collect();
+        let types: ArrayBuf = (0..1024)
+            .map(|id| {
+                if id < 258 {
+                    1
+                } else if id < 1023 {
+                    5
+                } else {
+                    3i32
+                }
+            })
+            .collect();
+
+        let gguf = Gguf::read(&self.model).unwrap();
+        let mut header = Writer::new();
+        for (key, value) in gguf.metadata().filter(|(key, _)| !key.starts_with("tokenizer.")) {
+            header.set(key, value);
+        }
+        header.set("tokenizer.ggml.model", "gpt2");
+        header.set("tokenizer.ggml.pre", pre);
+        header.set("tokenizer.ggml.tokens", &pieces.iter().map(String::as_str).collect::<ArrayBuf>());
+        header.set("tokenizer.ggml.token_type", &types);
+        header.set("tokenizer.ggml.merges", &["Ġ a", "Ġa b"].into_iter().collect::<ArrayBuf>());
+        header.set("tokenizer.ggml.bos_token_id", 1023u32);
+        for tensor in gguf.tensors() {
+            header.tensor(tensor.name(), tensor.dims(), tensor.format()).unwrap();
+        }
+        let path = self.path("byte-level.gguf");
+        let mut data = header.begin(fs::File::create(&path).unwrap()).unwrap();
+        for tensor in gguf.tensors() {
+            data.write_all(tensor.data().as_ref()).unwrap();
+        }
+        data.finish().unwrap();
+        path.to_str().unwrap().to_owned()
     }
 
     /// A file beside the model, with this content.

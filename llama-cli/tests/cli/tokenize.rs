@@ -38,7 +38,29 @@ fn special_tokens_do_not_come_out_of_text() {
 }
 
 #[test]
-fn another_kind_of_vocabulary_is_refused() {
+fn gpt_2s_vocabulary() {
     let Some(vocab) = shared("vocab/ggml-vocab-gpt-2.gguf") else { return };
-    assert_refused(&output(&["tokenize", "-m", &vocab, "-p", "a"]), "tokenizer.ggml.model");
+    // This model's texts begin with no special token.
+    let args = ["tokenize", "-m", &vocab, "-p", "Hello world<|endoftext|>"];
+    let expected = " 15496 Hello\n   995 Ġworld\n    27 <\n    91 |\n   437 end\n  1659 of\n  5239 text\n    91 |\n    29 >\n";
+    assert_eq!(stdout(&args), expected);
+}
+
+#[test]
+fn a_byte_level_vocabulary() {
+    let fixture = Fixture::new();
+    let model = fixture.byte_level("llama-bpe");
+    let expected = "  1023 <|begin|>\n   257 Ġab\n    97 a\n    10 Ċ\n";
+    assert_eq!(stdout(&["tokenize", "-m", &model, "-p", " aba\n"]), expected);
+}
+
+#[test]
+fn another_kind_of_vocabulary_is_refused() {
+    let fixture = Fixture::new();
+    let vocab = fixture.byte_level("gpt-2");
+    let mut bytes = std::fs::read(&vocab).unwrap();
+    let at = bytes.windows(5).position(|bytes| bytes == b"gpt-2").unwrap();
+    bytes[at..at + 5].copy_from_slice(b"gpt-9");
+    let vocab = fixture.file("changed.gguf", &bytes);
+    assert_refused(&output(&["tokenize", "-m", &vocab, "-p", "a"]), "tokenizer.ggml.pre");
 }

@@ -1,41 +1,80 @@
 //! A vocabulary as a file gives it, and the checks that it must pass.
 
-use super::{Token, spm};
+use super::pretokenizer::PreTokenizer;
+use super::{Token, alphabet, spm};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 
-/// What a file says about a SentencePiece-BPE vocabulary, not yet checked.
+/// What a file says about a vocabulary, not yet checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vocab {
-    /// The pieces by id, as the file spells them: `▁Once`, `<0x0A>`, `<s>`.
+    /// The pieces by id, as the file spells them: `▁Once` or `ĠOnce`, `<0x0A>`, `<s>`.
     pub pieces: Vec<String>,
-    /// The pieces' scores: of two possible merges the higher score goes first.
-    pub scores: Vec<f32>,
     /// The pieces' types: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
     pub types: Vec<i32>,
+    /// How characters become pieces.
+    pub merges: Merges,
     /// Begins a text.
     pub bos: Option<Token>,
     /// Ends a text.
     pub eos: Option<Token>,
-    /// Stands for a character that neither pieces nor bytes can spell.
+    /// Ends a turn of a conversation.
+    pub eot: Option<Token>,
+    /// Ends a message within a turn, where a tool is to answer.
+    pub eom: Option<Token>,
+    /// Stands for what neither pieces nor bytes can spell.
     pub unk: Option<Token>,
     /// Whether a text is to begin with `bos`.
     pub add_bos: bool,
     /// Whether a text is to end with `eos`.
     pub add_eos: bool,
-    /// Whether a text is encoded as if a space stood before it.
+    /// Whether a text is encoded as if a space stood before it; SentencePiece only.
     pub add_space_prefix: bool,
 }
 
+/// How a vocabulary makes pieces of characters.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Merges {
+    /// SentencePiece's way (`tokenizer.ggml.model = llama`): the pieces' scores. Of two possible merges the one to
+    /// the piece with the higher score goes first.
+    Scores(Vec<f32>),
+    /// GPT-2's way (`gpt2`), over bytes.
+    Ranks {
+        /// Two pieces each, with a space between them; of two possible merges the earlier one goes first.
+        merges: Vec<String>,
+        /// What cuts the text into words, which merges do not cross.
+        pre: PreTokenizer,
+    },
+}
+
+/// Pieces that end a generation whatever a file says of them, by their spelling: those of the chat formats.
+const ENDS: [&str; 12] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<end_of_utterance>",
+    "<｜end▁of▁sentence｜>",
+    "<EOT>",
+    "▁<EOT>",
+    "[EOT]",
+];
+
 impl Vocab {
-    /// A vocabulary with the defaults that GGUF files rely on: unk 0, bos 1, eos 2, a BOS, no EOS, a space prefix.
-    pub fn new(pieces: Vec<String>, scores: Vec<f32>, types: Vec<i32>) -> Vocab {
+    /// A SentencePiece vocabulary with the defaults that GGUF files rely on: unk 0, bos 1, eos 2, a BOS, no EOS, a
+    /// space prefix.
+    pub fn spm(pieces: Vec<String>, scores: Vec<f32>, types: Vec<i32>) -> Vocab {
         Vocab {
             pieces,
-            scores,
             types,
+            merges: Merges::Scores(scores),
             bos: Some(Token(1)),
             eos: Some(Token(2)),
+            eot: None,
+            eom: None,
             unk: Some(Token(0)),
             add_bos: true,
             add_eos: false,
@@ -43,32 +82,104 @@ impl Vocab {
         }
     }
 
-    /// The vocabulary of a file, as it stands there; keys that are missing have [`new`](Self::new)'s defaults.
-    pub(super) fn from_gguf(gguf: &Gguf) -> Result<Vocab> {
-        if gguf.str(&key("model"))? != "llama" {
-            return Err(gguf.key_error(&key("model"), "\"llama\", a SentencePiece vocabulary"));
+    /// A byte-level vocabulary with the defaults that GGUF files rely on: no special tokens, a BOS if the
+    /// pre-tokenizer is that of a family which has one (`llama-bpe`, `tekken`), no EOS.
+    pub fn bpe(pieces: Vec<String>, types: Vec<i32>, merges: Vec<String>, pre: PreTokenizer) -> Vocab {
+        Vocab {
+            pieces,
+            types,
+            merges: Merges::Ranks { merges, pre },
+            bos: None,
+            eos: None,
+            eot: None,
+            eom: None,
+            unk: None,
+            add_bos: pre.add_bos(),
+            add_eos: false,
+            add_space_prefix: false,
         }
-        let default = Vocab::new(
-            gguf.strs(&key("tokens"))?.map(str::to_owned).collect(),
-            gguf.f32s(&key("scores"))?.collect(),
-            gguf.i32s(&key("token_type"))?.collect(),
-        );
+    }
+
+    /// The vocabulary of a file, as it stands there; keys that are missing have [`spm`](Self::spm)'s or
+    /// [`bpe`](Self::bpe)'s defaults.
+    pub(super) fn from_gguf(gguf: &Gguf) -> Result<Vocab> {
+        let strings = |name| Ok(gguf.strs(&key(name))?.map(str::to_owned).collect::<Vec<_>>());
+        let default = match gguf.str(&key("model"))? {
+            "llama" => Vocab::spm(
+                strings("tokens")?,
+                gguf.f32s(&key("scores"))?.collect(),
+                gguf.i32s(&key("token_type"))?.collect(),
+            ),
+            "gpt2" => {
+                let pre = pre_tokenizer(gguf)?;
+                let pieces = strings("tokens")?;
+                let types = gguf.opt_i32s(&key("token_type"))?;
+                let types = types.map_or_else(|| vec![1; pieces.len()], Iterator::collect);
+                Vocab::bpe(pieces, types, strings("merges")?, pre)
+            }
+            _ => {
+                let expected = "\"llama\", a SentencePiece vocabulary, or \"gpt2\", a byte-level one";
+                return Err(gguf.key_error(&key("model"), expected));
+            }
+        };
         let special = |name, default| {
             let id = gguf.opt_u32(&key(name))?;
             // Files write -1, in 32 bits, for "none".
             Ok(id.map_or(default, |id| (id != u32::MAX).then_some(Token(id))))
         };
         let flag = |name, default| Ok(gguf.opt_bool(&key(name))?.unwrap_or(default));
+        let add_space_prefix = match default.merges {
+            Merges::Scores(_) => flag("add_space_prefix", default.add_space_prefix)?,
+            Merges::Ranks { .. } => false,
+        };
         Ok(Vocab {
             bos: special("bos_token_id", default.bos)?,
             eos: special("eos_token_id", default.eos)?,
+            eot: special("eot_token_id", default.eot)?,
+            eom: special("eom_token_id", default.eom)?,
             unk: special("unknown_token_id", default.unk)?,
             add_bos: flag("add_bos_token", default.add_bos)?,
             add_eos: flag("add_eos_token", default.add_eos)?,
-            add_space_prefix: flag("add_space_prefix", default.add_space_prefix)?,
+            add_space_prefix,
             ..default
         })
     }
+
+    /// The tokens that end a generation, in order.
+    pub(super) fn ends(&self) -> Vec<Token> {
+        let spelled = self.pieces.iter().enumerate().filter(|(_, piece)| ENDS.contains(&piece.as_str()));
+        let mut ends: Vec<Token> = spelled.map(|(id, _)| Token(id as u32)).collect();
+        ends.extend([self.eos, self.eot, self.eom].into_iter().flatten());
+        ends.sort_unstable();
+        ends.dedup();
+        ends
+    }
+
+    /// The bytes that a piece adds to a text.
+    pub(super) fn bytes(&self, piece: &str, kind: Kind) -> Box<[u8]> {
+        match (kind, &self.merges) {
+            (Kind::Merge | Kind::UserDefined, Merges::Scores(_)) => {
+                piece.replace(spm::SPACE, " ").into_bytes().into()
+            }
+            (Kind::Merge, Merges::Ranks { .. }) => {
+                alphabet::bytes(piece).unwrap_or_else(|| Box::from(piece.as_bytes()))
+            }
+            // Not in the alphabet: it stands for its own characters.
+            (Kind::UserDefined, Merges::Ranks { .. }) => Box::from(piece.as_bytes()),
+            (Kind::Unknown, _) => Box::from("\u{FFFD}".as_bytes()),
+            (Kind::Control, _) => Box::default(),
+            (Kind::Byte(byte), _) => Box::new([byte]),
+        }
+    }
+}
+
+/// The pre-tokenizer that a file names.
+fn pre_tokenizer(gguf: &Gguf) -> Result<PreTokenizer> {
+    let Some(name) = gguf.opt_str(&key("pre"))? else { return Ok(PreTokenizer::default()) };
+    PreTokenizer::from_name(name).ok_or_else(|| {
+        let names: Vec<&str> = PreTokenizer::all().flat_map(PreTokenizer::names).copied().collect();
+        gguf.key_error(&key("pre"), format!("one of {}", names.join(", ")))
+    })
 }
 
 /// What a piece is for.
@@ -82,35 +193,34 @@ pub(super) enum Kind {
     Byte(u8),
 }
 
-impl Kind {
-    /// The bytes that a piece of this kind adds to a text.
-    pub(super) fn bytes(self, piece: &str) -> Box<[u8]> {
-        match self {
-            Kind::Merge | Kind::UserDefined => piece.replace(spm::SPACE, " ").into_bytes().into(),
-            Kind::Unknown => Box::from("\u{FFFD}".as_bytes()),
-            Kind::Control => Box::default(),
-            Kind::Byte(byte) => Box::new([byte]),
-        }
-    }
-}
-
 /// The kind of each piece; every check of a vocabulary that needs no index of it.
+///
+/// `bos` and the tokens that end a generation are control tokens, whatever their types say: no text becomes one.
 pub(super) fn kinds(vocab: &Vocab) -> Result<Vec<Kind>> {
     let size = vocab.pieces.len();
     if u32::try_from(size).is_err() {
         return Err(invalid("tokens", "at most 4294967295 pieces", size));
     }
-    for (key, len) in [("scores", vocab.scores.len()), ("token_type", vocab.types.len())] {
-        if len != size {
+    let scores = if let Merges::Scores(scores) = &vocab.merges { Some(scores) } else { None };
+    let lists = [("scores", scores.map(Vec::len)), ("token_type", Some(vocab.types.len()))];
+    for (key, len) in lists {
+        if let Some(len) = len.filter(|&len| len != size) {
             return Err(invalid(key, format!("{size} values, one a piece"), len));
         }
     }
-    for (key, id) in [("bos", vocab.bos), ("eos", vocab.eos), ("unknown", vocab.unk)] {
+    let ids = [
+        ("bos", vocab.bos),
+        ("eos", vocab.eos),
+        ("eot", vocab.eot),
+        ("eom", vocab.eom),
+        ("unknown", vocab.unk),
+    ];
+    for (key, id) in ids {
         if let Some(id) = id.filter(|id| id.0 as usize >= size) {
             return Err(invalid(&format!("{key}_token_id"), format!("an id below {size}"), id.0));
         }
     }
-    if let Some(at) = vocab.scores.iter().position(|score| score.is_nan()) {
+    if let Some(at) = scores.and_then(|scores| scores.iter().position(|score| score.is_nan())) {
         return Err(invalid("scores", "numbers", format!("NaN for token {at}")));
     }
     let mut kinds = Vec::with_capacity(size);
@@ -126,10 +236,11 @@ pub(super) fn kinds(vocab: &Vocab) -> Result<Vec<Kind>> {
             _ => return Err(invalid("token_type", format!("1 to 6 for token {id}"), kind)),
         });
     }
-    for (id, kind) in [(vocab.unk, Kind::Unknown), (vocab.bos, Kind::Control), (vocab.eos, Kind::Control)] {
-        if let Some(id) = id {
-            kinds[id.0 as usize] = kind;
-        }
+    if let Some(unk) = vocab.unk {
+        kinds[unk.0 as usize] = Kind::Unknown;
+    }
+    for id in vocab.ends().into_iter().chain(vocab.bos) {
+        kinds[id.0 as usize] = Kind::Control;
     }
     Ok(kinds)
 }
