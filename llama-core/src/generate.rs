@@ -38,7 +38,15 @@ impl<'a> Generate<'a> {
         tokenizer: &'a Tokenizer,
     ) -> Generate<'a> {
         evaluation.stopped = None;
-        Generate { evaluation, stream, sampler, tokenizer, ignore_eos: false, logits: Vec::new(), done: false }
+        Generate {
+            evaluation,
+            stream,
+            sampler,
+            tokenizer,
+            ignore_eos: false,
+            logits: Vec::new(),
+            done: false,
+        }
     }
 
     /// Makes the tokens that [end](crate::Tokenizer::ends) a text impossible: only a full context or a
