@@ -4,6 +4,8 @@
 
 #[path = "tokenizer/byte_level.rs"]
 mod byte_level;
+#[path = "tokenizer/chats.rs"]
+mod chats;
 #[path = "tokenizer/infill.rs"]
 mod infill;
 
