@@ -77,7 +77,7 @@ pub(crate) struct Run {
     /// Do not print the prompt
     #[arg(long, overrides_with = "echo")]
     pub(crate) no_echo: bool,
-    /// Never choose the end-of-text token
+    /// Never choose a token that ends the text
     #[arg(long)]
     pub(crate) ignore_eos: bool,
 }
