@@ -4,6 +4,10 @@
 
 #[path = "tokenizer/byte_level.rs"]
 mod byte_level;
+#[path = "tokenizer/chats.rs"]
+mod chats;
+#[path = "tokenizer/infill.rs"]
+mod infill;
 
 use llama_core::gguf::{ArrayBuf, Gguf, Writer};
 use llama_core::tokenizer::{Merges, Vocab};

@@ -5,7 +5,7 @@
 
 use crate::list::{List, list, pair};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use llama_core::synth::{Family, Shape};
 use llama_core::{Mix, Scaling};
 use llama_kernels::{Cpu, KvType};
@@ -29,6 +29,12 @@ pub(crate) enum Command {
     /// The exit code is 0 when generation ends by itself or at its limit, 1 after an error, 2 for
     /// wrong flags and 130 when Ctrl-C ended it (a second Ctrl-C does not wait).
     Run(Run),
+    /// Fill gaps in a text, with a model that was trained for it (Code Llama 7B and 13B)
+    ///
+    /// With --prefix and --suffix, standard output carries the text between the two and nothing else. With
+    /// a file in which <FILL_ME> marks gaps, it carries the whole file: the gaps are filled one after the
+    /// other, and for each the model sees what precedes it, filled in, and what follows it, without markers.
+    Infill(Infill),
     /// Show a GGUF file's metadata and tensors
     Inspect(Inspect),
     /// Show the tokens of a text; a vocabulary-only file is enough
@@ -56,6 +62,29 @@ pub(crate) struct Run {
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) text: Text,
+    #[command(flatten)]
+    pub(crate) generation: Generation,
+    /// When the context is full, forget half of it and go on; without this flag it ends the text
+    #[arg(long)]
+    pub(crate) context_shift: bool,
+    /// First tokens of the prompt that are never forgotten, and the one that begins the text; -1: all of it
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)), requires = "context_shift")]
+    pub(crate) keep: i64,
+    /// Print the prompt before the text [default: only on a terminal]
+    #[arg(long, overrides_with = "no_echo")]
+    pub(crate) echo: bool,
+    /// Do not print the prompt
+    #[arg(long, overrides_with = "echo")]
+    pub(crate) no_echo: bool,
+    /// Never choose a token that ends the text
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+}
+
+/// How text is generated.
+#[derive(Args)]
+pub(crate) struct Generation {
     /// Tokens to generate; -1: until the end of the text or of the context
     #[arg(short = 'n', long, visible_alias = "n-predict", value_name = "N", default_value_t = -1,
           allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
@@ -73,26 +102,32 @@ pub(crate) struct Run {
     pub(crate) cache: Cache,
     #[command(flatten)]
     pub(crate) rope: Rope,
-    /// When the context is full, forget half of it and go on; without this flag it ends the text
-    #[arg(long)]
-    pub(crate) context_shift: bool,
-    /// First tokens of the prompt that are never forgotten, and the one that begins the text; -1: all of it
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true,
-          value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)), requires = "context_shift")]
-    pub(crate) keep: i64,
     #[command(flatten)]
     pub(crate) sampling: Sampling,
     #[command(flatten)]
     pub(crate) compute: Compute,
-    /// Print the prompt before the text [default: only on a terminal]
-    #[arg(long, overrides_with = "no_echo")]
-    pub(crate) echo: bool,
-    /// Do not print the prompt
-    #[arg(long, overrides_with = "echo")]
-    pub(crate) no_echo: bool,
-    /// Never choose the end-of-text token
+}
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("around").args(["prefix", "suffix", "file"]).required(true).multiple(true))]
+pub(crate) struct Infill {
+    /// The GGUF file (of a split model, its first part)
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) model: PathBuf,
+    /// A file that holds what stands before the gap [default: nothing]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prefix: Option<PathBuf>,
+    /// A file that holds what stands after the gap [default: nothing]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) suffix: Option<PathBuf>,
+    /// A file in which <FILL_ME> marks each gap; `-` is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["prefix", "suffix"])]
+    pub(crate) file: Option<PathBuf>,
+    /// Let the model read what stands after the gap first; better where the gap begins within a word
     #[arg(long)]
-    pub(crate) ignore_eos: bool,
+    pub(crate) spm: bool,
+    #[command(flatten)]
+    pub(crate) generation: Generation,
 }
 
 /// Where a text comes from.

@@ -1,5 +1,6 @@
 //! How the command ends when it does not end well.
 
+use crate::infill::MARKER;
 use crate::output::{note, printable};
 use std::io;
 use std::path::PathBuf;
@@ -18,6 +19,8 @@ pub(crate) enum Failure {
     Text { path: PathBuf, offset: usize },
     #[error("{}: expected {expected}, found {found}", path.display())]
     Earlier { path: PathBuf, expected: &'static str, found: String },
+    #[error("{}: expected {MARKER} where text is to be filled in, found none", path.display())]
+    Marker { path: PathBuf },
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
     #[error("cannot listen for Ctrl-C: {0}")]

@@ -15,14 +15,19 @@ impl Text {
     pub(crate) fn read(&self) -> Result<Option<String>, Failure> {
         match (&self.prompt, &self.file) {
             (Some(text), _) => Ok(Some(text.clone())),
-            (None, Some(path)) if path.as_os_str() == "-" => stdin().map(Some),
-            (None, Some(path)) => {
-                let bytes = fs::read(path).map_err(|e| unreadable(path.clone(), e))?;
-                utf8(path.clone(), bytes).map(Some)
-            }
+            (None, Some(path)) => text(path).map(Some),
             (None, None) => Ok(None),
         }
     }
+}
+
+/// All of a file; `-` is standard input.
+pub(crate) fn text(path: &Path) -> Result<String, Failure> {
+    if path.as_os_str() == "-" {
+        return stdin();
+    }
+    let bytes = fs::read(path).map_err(|e| unreadable(path.to_owned(), e))?;
+    utf8(path.to_owned(), bytes)
 }
 
 /// All of standard input.

@@ -1,4 +1,4 @@
-//! The `llama` command: run, inspect, tokenize, benchmark and synthesise Llama models on the CPU, and say
+//! The `llama` command: run, infill, inspect, tokenize, benchmark and synthesise Llama models on the CPU, and say
 //! what the CPU is good for.
 //!
 //! Standard output carries results alone; timings, notes, progress and errors go to standard error.
@@ -9,6 +9,7 @@ mod args;
 mod bench;
 mod doctor;
 mod failure;
+mod infill;
 mod inspect;
 mod interrupt;
 mod list;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let result = match args::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Infill(args) => infill::infill(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Bench(args) => bench::bench(&args),

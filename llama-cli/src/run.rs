@@ -1,34 +1,32 @@
 //! `llama run`: a prompt in, text out.
 
-use crate::args::{Run, Sampling, Seed};
+use crate::args::{Generation, Run, Sampling, Seed};
 use crate::failure::Failure;
 use crate::output::{note, print};
 use crate::{interrupt, load};
 use llama_core::{Error, Model, Options, Prompt, Sampler, Session, StopReason};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IsTerminal};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let prompt = args.prompt()?;
     let cancel = interrupt::watch()?;
 
     let clock = Instant::now();
-    let cpu = args.compute.cpu()?;
+    let mut options = args.generation.options(cancel)?;
     let model = load::model(&args.model)?;
-    let options = Options::default().cpu(cpu).cancel(cancel).ubatch(args.ubatch()).rope(args.rope.options());
-    let mut options = args.cache.apply(options);
-    if args.ctx_size > 0 {
-        options = options.context(args.ctx_size);
-    }
     if args.context_shift {
         options = options.context_shift(args.keep(&prompt, &model));
     }
     let mut session = model.session(options)?;
     let load_time = clock.elapsed();
 
-    let seed = args.sampling.seed();
-    let mut sampler = args.sampling.sampler(seed, session.context());
+    let sampling = &args.generation.sampling;
+    let seed = sampling.seed();
+    let mut sampler = sampling.sampler(seed, session.context());
     let terminal = io::stdout().is_terminal();
     if args.echo || (terminal && !args.no_echo) {
         print(&prompt)?;
@@ -38,11 +36,16 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
         print("\n")?;
     }
     let cancelled = end?;
+    timings(seed, load_time, &session);
+    if cancelled { Err(Failure::Interrupted) } else { Ok(()) }
+}
+
+/// Says on standard error with which seed and how fast it went.
+pub(crate) fn timings(seed: Option<u64>, load: Duration, session: &Session) {
     if let Some(seed) = seed {
         note(format_args!("seed: {seed}"));
     }
-    note(format_args!("load: {:.3} s\n{}", load_time.as_secs_f64(), session.stats()));
-    if cancelled { Err(Failure::Interrupted) } else { Ok(()) }
+    note(format_args!("load: {:.3} s\n{}", load.as_secs_f64(), session.stats()));
 }
 
 /// Streams the text; tells whether Ctrl-C ended it.
@@ -55,7 +58,7 @@ fn generate(args: &Run, prompt: &str, session: &mut Session, sampler: &mut Sampl
     if args.ignore_eos {
         pieces = pieces.ignore_eos();
     }
-    for piece in pieces.take(usize::try_from(args.predict).unwrap_or(usize::MAX)) {
+    for piece in pieces.take(args.generation.most()) {
         print(piece?)?;
     }
     Ok(session.stopped() == Some(StopReason::Cancelled))
@@ -77,15 +80,26 @@ impl Run {
         let prompt = || model.tokenizer().encode(&Prompt::from(prompt)).len();
         usize::try_from(self.keep).unwrap_or_else(|_| prompt())
     }
+}
 
-    fn ubatch(&self) -> usize {
-        self.batch_size.min(self.ubatch_size) as usize
+impl Generation {
+    /// The session's options.
+    pub(crate) fn options(&self, cancel: Arc<AtomicBool>) -> Result<Options, Failure> {
+        let ubatch = self.batch_size.min(self.ubatch_size) as usize;
+        let options = Options::default().cpu(self.compute.cpu()?).cancel(cancel).ubatch(ubatch);
+        let options = self.cache.apply(options.rope(self.rope.options()));
+        Ok(if self.ctx_size > 0 { options.context(self.ctx_size) } else { options })
+    }
+
+    /// Tokens to generate at most.
+    pub(crate) fn most(&self) -> usize {
+        usize::try_from(self.predict).unwrap_or(usize::MAX)
     }
 }
 
 impl Sampling {
     /// The seed, if there is anything to draw.
-    fn seed(&self) -> Option<u64> {
+    pub(crate) fn seed(&self) -> Option<u64> {
         (self.temp > 0.0).then(|| match self.seed {
             Seed::Fixed(seed) => seed,
             Seed::Random => random_seed(),
@@ -93,7 +107,7 @@ impl Sampling {
     }
 
     /// The sampler that the flags describe.
-    fn sampler(&self, seed: Option<u64>, context: usize) -> Sampler {
+    pub(crate) fn sampler(&self, seed: Option<u64>, context: usize) -> Sampler {
         let sampler = match seed {
             None => Sampler::greedy(),
             Some(seed) => {

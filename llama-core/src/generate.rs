@@ -2,7 +2,7 @@
 
 use crate::evaluation::Evaluation;
 use crate::session::{StopReason, nothing_to_evaluate};
-use crate::tokenizer::Stream;
+use crate::tokenizer::{Stream, Tokenizer};
 use crate::{Error, Result, Sampler, Token};
 use std::iter::FusedIterator;
 use std::time::Instant;
@@ -21,31 +21,36 @@ pub struct Generate<'a> {
     evaluation: &'a mut Evaluation,
     stream: Stream<'a>,
     sampler: &'a mut Sampler,
-    bos: Option<Token>,
-    eos: Option<Token>,
-    /// Whether `eos` must not be chosen.
+    tokenizer: &'a Tokenizer,
+    /// Whether a token that ends the text must not be chosen.
     ignore_eos: bool,
-    /// The logits without it.
+    /// The logits without these.
     logits: Vec<f32>,
     done: bool,
 }
 
 impl<'a> Generate<'a> {
-    /// `bos` begins a session that is empty, `eos` ends the text, and `stream` has seen all of the
-    /// session's tokens.
+    /// `stream`, one of `tokenizer`'s, has seen all of the session's tokens.
     pub(crate) fn new(
         evaluation: &'a mut Evaluation,
         stream: Stream<'a>,
         sampler: &'a mut Sampler,
-        bos: Option<Token>,
-        eos: Option<Token>,
+        tokenizer: &'a Tokenizer,
     ) -> Generate<'a> {
         evaluation.stopped = None;
-        Generate { evaluation, stream, sampler, bos, eos, ignore_eos: false, logits: Vec::new(), done: false }
+        Generate {
+            evaluation,
+            stream,
+            sampler,
+            tokenizer,
+            ignore_eos: false,
+            logits: Vec::new(),
+            done: false,
+        }
     }
 
-    /// Makes the token that ends a text impossible: only a full context or a cancellation ends the
-    /// iteration then.
+    /// Makes the tokens that [end](crate::Tokenizer::ends) a text impossible: only a full context or a
+    /// cancellation ends the iteration then.
     pub fn ignore_eos(mut self) -> Generate<'a> {
         self.ignore_eos = true;
         self
@@ -58,7 +63,8 @@ impl<'a> Generate<'a> {
             return Err(Error::Cancelled);
         }
         if evaluation.tokens.is_empty() {
-            evaluation.append(&[self.bos.ok_or_else(nothing_to_evaluate)?])?;
+            let bos = self.tokenizer.bos().filter(|_| self.tokenizer.add_bos());
+            evaluation.append(&[bos.ok_or_else(nothing_to_evaluate)?])?;
         }
         let behind = evaluation.kv.len();
         let result = evaluation.catch_up();
@@ -68,19 +74,20 @@ impl<'a> Generate<'a> {
             evaluation.stopped = Some(StopReason::Context);
             return Ok(None);
         }
-        let logits = match self.eos {
-            Some(eos) if self.ignore_eos => {
-                self.logits.clear();
-                self.logits.extend_from_slice(evaluation.logits());
-                self.logits[eos.0 as usize] = f32::NEG_INFINITY;
-                &self.logits
+        let logits = if self.ignore_eos {
+            self.logits.clear();
+            self.logits.extend_from_slice(evaluation.logits());
+            for end in self.tokenizer.end_tokens() {
+                self.logits[end.0 as usize] = f32::NEG_INFINITY;
             }
-            _ => evaluation.logits(),
+            &self.logits
+        } else {
+            evaluation.logits()
         };
         let token = self.sampler.sample(logits, &evaluation.tokens);
         evaluation.append(&[token])?;
         evaluation.stats.generated_tokens += 1;
-        if Some(token) == self.eos {
+        if self.tokenizer.ends(token) {
             evaluation.stopped = Some(StopReason::Eos);
             return Ok(None);
         }

@@ -5,7 +5,7 @@ use crate::gguf::Gguf;
 use crate::session::{Options, Session};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
-use crate::{Chat, Config, Error, Result};
+use crate::{Chat, Config, Error, Infill, Result};
 use llama_kernels::{Cpu, CpuOptions};
 use std::fmt;
 use std::path::Path;
@@ -89,6 +89,14 @@ impl Model {
         };
         let tokenizer = self.tokenizer();
         Ok(Chat::new(special(tokenizer.bos(), "bos")?, special(tokenizer.eos(), "eos")?))
+    }
+
+    /// A gap without text around it yet, for models that were trained to fill gaps in.
+    ///
+    /// # Errors
+    /// [`Error::Key`] if the vocabulary lacks a token of infill, as those of most models do.
+    pub fn infill(&self) -> Result<Infill> {
+        Infill::new(self.tokenizer())
     }
 
     /// Dimensions and constants.

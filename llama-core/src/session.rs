@@ -132,7 +132,7 @@ impl Options {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// The model chose the end-of-text token.
+    /// The model chose a token that [ends](crate::Tokenizer::ends) a text.
     Eos,
     /// The context is full, and nothing of it may be forgotten.
     Context,
@@ -264,8 +264,7 @@ impl Session {
         let tokenizer = self.model.tokenizer();
         let mut stream = tokenizer.stream();
         stream.skip(&self.evaluation.tokens);
-        let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
-        Generate::new(&mut self.evaluation, stream, sampler, bos, tokenizer.eos())
+        Generate::new(&mut self.evaluation, stream, sampler, tokenizer)
     }
 
     /// Why the last generation ended; `None` if it did not: it may go on.

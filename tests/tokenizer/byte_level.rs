@@ -26,7 +26,7 @@ fn named(name: &str) -> PreTokenizer {
 }
 
 /// The text of a line in which other characters than ASCII's are written as `\1F999;`.
-fn unescaped(line: &str) -> String {
+pub(crate) fn unescaped(line: &str) -> String {
     let mut parts = line.split('\\');
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {

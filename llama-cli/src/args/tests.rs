@@ -70,7 +70,7 @@ fn the_definition_is_consistent() {
 
 #[test]
 fn defaults_are_those_of_llama_cpp() {
-    let run = run(&[]).unwrap();
+    let run = run(&[]).unwrap().generation;
     assert_eq!((run.predict, run.ctx_size, run.batch_size, run.ubatch_size), (-1, 0, 2048, 512));
     assert_eq!((run.cache.cache_type_k, run.cache.cache_type_v), (KvType::F16, KvType::F16));
     let s = run.sampling;
@@ -81,9 +81,12 @@ fn defaults_are_those_of_llama_cpp() {
 #[test]
 fn rotation_and_shift_are_the_models_own_by_default() {
     let plain = run(&[]).unwrap();
-    assert_eq!((plain.rope.options(), plain.context_shift, plain.keep), (RopeOptions::default(), false, 0));
+    assert_eq!(
+        (plain.generation.rope.options(), plain.context_shift, plain.keep),
+        (RopeOptions::default(), false, 0)
+    );
     let args = ["--rope-scaling", "yarn", "--rope-freq-scale", "0.25", "--yarn-orig-ctx", "4096"];
-    let rope = run(&args).unwrap().rope.options();
+    let rope = run(&args).unwrap().generation.rope.options();
     assert_eq!((rope.scaling, rope.factor), (Some(Scaling::Yarn), Some(4.0)));
     assert_eq!((rope.original_context, rope.freq_base), (Some(4096), None));
     assert_eq!(run(&["--context-shift", "--keep", "-1"]).unwrap().keep, -1);
@@ -102,16 +105,17 @@ fn rotation_and_shift_are_the_models_own_by_default() {
 #[test]
 fn negative_numbers_and_short_names_are_read() {
     let run = run(&["-n", "-1", "-s", "-1", "-ub", "8", "--repeat-last-n", "-1", "-p", "- item"]).unwrap();
-    assert_eq!((run.predict, run.ubatch_size, run.sampling.repeat_last_n), (-1, 8, -1));
+    let of = &run.generation;
+    assert_eq!((of.predict, of.ubatch_size, of.sampling.repeat_last_n), (-1, 8, -1));
     assert_eq!(run.text.prompt.as_deref(), Some("- item"));
 }
 
 #[test]
 fn long_short_names_are_rewritten_only_where_they_are_flags() {
-    assert_eq!(run(&["-ub=8"]).unwrap().ubatch_size, 8);
+    assert_eq!(run(&["-ub=8"]).unwrap().generation.ubatch_size, 8);
     assert_eq!(run(&["-p", "-ub"]).unwrap().text.prompt.as_deref(), Some("-ub"));
     assert_eq!(run(&["-pg"]).unwrap().text.prompt.as_deref(), Some("g"));
-    let cache = run(&["-ctk", "q8_0", "-ctv=Q4_0"]).unwrap().cache;
+    let cache = run(&["-ctk", "q8_0", "-ctv=Q4_0"]).unwrap().generation.cache;
     assert_eq!((cache.cache_type_k, cache.cache_type_v), (KvType::Q8_0, KvType::Q4_0));
     assert_eq!(run(&["-p", "-ctk"]).unwrap().text.prompt.as_deref(), Some("-ctk"));
 }

@@ -61,10 +61,14 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn new() -> Fixture {
+        Fixture::with_vocabulary(1024)
+    }
+
+    /// The same with as many pieces.
+    pub(crate) fn with_vocabulary(vocab: usize) -> Fixture {
         let directory = tempfile::tempdir().unwrap();
         let model = directory.path().join("model.gguf");
-        let shape =
-            Shape { layers: 2, d_model: 64, d_ff: 96, vocab: 1024, ..Shape::from_name("tiny").unwrap() };
+        let shape = Shape { layers: 2, d_model: 64, d_ff: 96, vocab, ..Shape::from_name("tiny").unwrap() };
         let spec = Spec { shape, format: Format::Q8_0.into(), seed: 3 };
         Synth::new(&spec).unwrap().write(fs::File::create(&model).unwrap(), |_| ()).unwrap();
         Fixture { model: model.to_str().unwrap().to_owned(), directory }
@@ -92,27 +96,15 @@ impl Fixture {
             })
             .collect();
 
-        let gguf = Gguf::read(&self.model).unwrap();
-        let mut header = Writer::new();
-        for (key, value) in gguf.metadata().filter(|(key, _)| !key.starts_with("tokenizer.")) {
-            header.set(key, value);
-        }
-        header.set("tokenizer.ggml.model", "gpt2");
-        header.set("tokenizer.ggml.pre", pre);
-        header.set("tokenizer.ggml.tokens", &pieces.iter().map(String::as_str).collect::<ArrayBuf>());
-        header.set("tokenizer.ggml.token_type", &types);
-        header.set("tokenizer.ggml.merges", &["Ġ a", "Ġa b"].into_iter().collect::<ArrayBuf>());
-        header.set("tokenizer.ggml.bos_token_id", 1023u32);
-        for tensor in gguf.tensors() {
-            header.tensor(tensor.name(), tensor.dims(), tensor.format()).unwrap();
-        }
-        let path = self.path("byte-level.gguf");
-        let mut data = header.begin(fs::File::create(&path).unwrap()).unwrap();
-        for tensor in gguf.tensors() {
-            data.write_all(tensor.data().as_ref()).unwrap();
-        }
-        data.finish().unwrap();
-        path.to_str().unwrap().to_owned()
+        let kept = |key: &str| !key.starts_with("tokenizer.");
+        rewritten(&self.model, self.path("byte-level.gguf"), kept, |header| {
+            header.set("tokenizer.ggml.model", "gpt2");
+            header.set("tokenizer.ggml.pre", pre);
+            header.set("tokenizer.ggml.tokens", &pieces.iter().map(String::as_str).collect::<ArrayBuf>());
+            header.set("tokenizer.ggml.token_type", &types);
+            header.set("tokenizer.ggml.merges", &["Ġ a", "Ġa b"].into_iter().collect::<ArrayBuf>());
+            header.set("tokenizer.ggml.bos_token_id", 1023u32);
+        })
     }
 
     /// A file beside the model, with this content.
@@ -132,6 +124,30 @@ impl Fixture {
         change(&mut bytes);
         self.file("changed.gguf", &bytes)
     }
+}
+
+/// Writes a model's tensors to another file, with some of its metadata and more, and returns its path.
+pub(crate) fn rewritten(
+    model: &str,
+    path: PathBuf,
+    kept: impl Fn(&str) -> bool,
+    more: impl FnOnce(&mut Writer),
+) -> String {
+    let gguf = Gguf::read(model).unwrap();
+    let mut header = Writer::new();
+    for (key, value) in gguf.metadata().filter(|(key, _)| kept(key)) {
+        header.set(key, value);
+    }
+    more(&mut header);
+    for tensor in gguf.tensors() {
+        header.tensor(tensor.name(), tensor.dims(), tensor.format()).unwrap();
+    }
+    let mut data = header.begin(fs::File::create(&path).unwrap()).unwrap();
+    for tensor in gguf.tensors() {
+        data.write_all(tensor.data().as_ref()).unwrap();
+    }
+    data.finish().unwrap();
+    path.to_str().unwrap().to_owned()
 }
 
 /// The names in a directory.

@@ -4,6 +4,7 @@ mod bad_input;
 mod bench;
 mod doctor;
 mod fixture;
+mod infill;
 mod inspect;
 mod run;
 mod synth;

@@ -1,7 +1,8 @@
 use super::*;
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Writer};
 use crate::synth::{Shape, Spec, Synth};
 use llama_kernels::Format;
+use std::io::Write;
 use std::sync::atomic::Ordering;
 
 const PROMPT: &str = "Once upon a time there was a prompt";
@@ -12,6 +13,25 @@ fn model() -> Model {
     let shape = Shape { layers: 1, d_model: 64, d_ff: 96, ..Shape::from_name("tiny").unwrap() };
     let spec = Spec { shape, format: Format::F32.into(), seed: 7 };
     Synth::new(&spec).unwrap().write(file.as_file(), |_| ()).unwrap();
+    Model::from_gguf(Gguf::read(file.path()).unwrap()).unwrap()
+}
+
+/// The same model in a file that names this token as the end of a turn.
+fn ending_at(model: &Model, token: Token) -> Model {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut header = Writer::new();
+    for (key, value) in model.gguf().metadata() {
+        header.set(key, value);
+    }
+    header.set("tokenizer.ggml.eot_token_id", token.0);
+    for tensor in model.gguf().tensors() {
+        header.tensor(tensor.name(), tensor.dims(), tensor.format()).unwrap();
+    }
+    let mut data = header.begin(file.as_file()).unwrap();
+    for tensor in model.gguf().tensors() {
+        data.write_all(tensor.data().as_ref()).unwrap();
+    }
+    data.finish().unwrap();
     Model::from_gguf(Gguf::read(file.path()).unwrap()).unwrap()
 }
 
@@ -86,6 +106,32 @@ fn a_full_context_ends_the_generation() {
     assert_eq!((pieces, session.tokens().len()), (7, 8));
     assert_eq!(session.stopped(), Some(StopReason::Context));
     assert_eq!(greedy(&mut session, 5).len(), 0);
+}
+
+#[test]
+fn every_token_that_ends_a_text_ends_the_generation() {
+    let model = model();
+    let start = [Token(1), Token(300)];
+    let mut unended = session(&model, 64);
+    unended.forward(&start).unwrap();
+    greedy(&mut unended, 6);
+    let generated = &unended.tokens()[2..];
+    // The last that did not occur before.
+    let at = (1..6).rev().find(|&at| !generated[..at].contains(&generated[at])).unwrap();
+    let model = ending_at(&model, generated[at]);
+
+    let mut ended = session(&model, 64);
+    ended.forward(&start).unwrap();
+    assert_eq!(greedy(&mut ended, 6).len(), at);
+    assert_eq!((ended.stopped(), &ended.tokens()[2..]), (Some(StopReason::Eos), &generated[..=at]));
+
+    let mut ignored = session(&model, 64);
+    ignored.forward(&start).unwrap();
+    let mut sampler = Sampler::greedy();
+    assert_eq!(ignored.generate(&mut sampler).ignore_eos().count(), 62);
+    let ends: Vec<Token> = model.tokenizer().end_tokens().collect();
+    assert_eq!(ends.len(), 2);
+    assert!(ignored.tokens().iter().all(|token| !ends.contains(token)));
 }
 
 #[test]

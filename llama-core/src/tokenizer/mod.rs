@@ -54,6 +54,9 @@ pub struct Tokenizer {
     ends: Vec<Token>,
     bos: Option<Token>,
     eos: Option<Token>,
+    fim_pre: Option<Token>,
+    fim_suf: Option<Token>,
+    fim_mid: Option<Token>,
     add_bos: bool,
     add_eos: bool,
     add_space_prefix: bool,
@@ -68,8 +71,9 @@ enum Encoder {
 impl Tokenizer {
     /// A tokenizer for `vocab`.
     ///
-    /// Of pieces with the same spelling the lowest id is the one that text is encoded to. `bos`, `unk` and the tokens
-    /// that [end](Self::ends) a generation never come out of text, whatever their types say.
+    /// Of pieces with the same spelling the lowest id is the one that text is encoded to. `bos`, `unk`, the
+    /// tokens that [end](Self::ends) a generation and those of infill never come out of text, whatever their types
+    /// say.
     ///
     /// # Errors
     /// [`Error::Key`](crate::Error::Key) if the lists differ in length, a special id is not below the vocabulary's
@@ -89,8 +93,22 @@ impl Tokenizer {
             }
         }
         let ends = vocab.ends();
-        let Vocab { pieces, bos, eos, add_bos, add_eos, add_space_prefix, .. } = vocab;
-        Ok(Tokenizer { pieces, bytes, encoder, special, ends, bos, eos, add_bos, add_eos, add_space_prefix })
+        let Vocab { bos, eos, fim_pre, fim_suf, fim_mid, add_bos, add_eos, add_space_prefix, .. } = vocab;
+        Ok(Tokenizer {
+            pieces: vocab.pieces,
+            bytes,
+            encoder,
+            special,
+            ends,
+            bos,
+            eos,
+            fim_pre,
+            fim_suf,
+            fim_mid,
+            add_bos,
+            add_eos,
+            add_space_prefix,
+        })
     }
 
     /// The tokenizer of a file, which may be one of a vocabulary only.
@@ -105,13 +123,14 @@ impl Tokenizer {
     /// The tokens of a prompt, without [`bos`](Self::bos) and [`eos`](Self::eos).
     ///
     /// Special segments pass through as they are; each text segment gets its own space prefix, if the vocabulary
-    /// wants one. Takes time linear in the text, but for a logarithm.
+    /// wants one, unless it is a continuation. Takes time linear in the text, but for a logarithm.
     pub fn encode(&self, prompt: &Prompt) -> Vec<Token> {
         let mut tokens = Vec::new();
         for segment in prompt.segments() {
             match segment {
                 Segment::Special(token) => tokens.push(*token),
-                Segment::Text(text) => self.append(text, &mut tokens),
+                Segment::Text(text) => self.append(text, self.add_space_prefix, &mut tokens),
+                Segment::Continuation(text) => self.append(text, false, &mut tokens),
             }
         }
         tokens
@@ -120,13 +139,13 @@ impl Tokenizer {
     /// The tokens of plain text, without [`bos`](Self::bos) and [`eos`](Self::eos).
     pub fn encode_text(&self, text: &str) -> Vec<Token> {
         let mut tokens = Vec::new();
-        self.append(text, &mut tokens);
+        self.append(text, self.add_space_prefix, &mut tokens);
         tokens
     }
 
-    fn append(&self, text: &str, tokens: &mut Vec<Token>) {
+    fn append(&self, text: &str, space_prefix: bool, tokens: &mut Vec<Token>) {
         match &self.encoder {
-            Encoder::Spm(spm) => spm.encode(text, self.add_space_prefix, tokens),
+            Encoder::Spm(spm) => spm.encode(text, space_prefix, tokens),
             Encoder::Bpe(bpe) => bpe.encode(text, tokens),
         }
     }
@@ -177,6 +196,21 @@ impl Tokenizer {
     /// The token that ends a text.
     pub fn eos(&self) -> Option<Token> {
         self.eos
+    }
+
+    /// The token before the text that precedes a gap which is to be filled in.
+    pub fn fim_pre(&self) -> Option<Token> {
+        self.fim_pre
+    }
+
+    /// The token before the text that follows the gap.
+    pub fn fim_suf(&self) -> Option<Token> {
+        self.fim_suf
+    }
+
+    /// The token where the text of the gap begins.
+    pub fn fim_mid(&self) -> Option<Token> {
+        self.fim_mid
     }
 
     /// Whether a generation ends with this token.

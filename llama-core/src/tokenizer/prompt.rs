@@ -9,6 +9,8 @@ pub enum Segment {
     Special(Token),
     /// Plain text; whatever it spells, it does not become a control token.
     Text(String),
+    /// The same in the middle of something: encoded without the space that a vocabulary imagines before a text.
+    Continuation(String),
 }
 
 /// What to feed a model: special tokens by id, and plain text.
@@ -41,8 +43,18 @@ impl Prompt {
     pub fn text(mut self, text: impl Into<String>) -> Prompt {
         let text = text.into();
         match self.segments.last_mut() {
-            Some(Segment::Text(before)) => before.push_str(&text),
+            Some(Segment::Text(before) | Segment::Continuation(before)) => before.push_str(&text),
             _ => self.segments.push(Segment::Text(text)),
+        }
+        self
+    }
+
+    /// Adds plain text that gets no space prefix, whatever stands before it.
+    pub fn continuation(mut self, text: impl Into<String>) -> Prompt {
+        let text = text.into();
+        match self.segments.last_mut() {
+            Some(Segment::Text(before) | Segment::Continuation(before)) => before.push_str(&text),
+            _ => self.segments.push(Segment::Continuation(text)),
         }
         self
     }

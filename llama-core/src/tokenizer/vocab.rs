@@ -22,6 +22,12 @@ pub struct Vocab {
     pub eot: Option<Token>,
     /// Ends a message within a turn, where a tool is to answer.
     pub eom: Option<Token>,
+    /// Stands before the text that precedes a gap which is to be filled in.
+    pub fim_pre: Option<Token>,
+    /// Stands before the text that follows the gap.
+    pub fim_suf: Option<Token>,
+    /// Stands where the text of the gap begins.
+    pub fim_mid: Option<Token>,
     /// Stands for what neither pieces nor bytes can spell.
     pub unk: Option<Token>,
     /// Whether a text is to begin with `bos`.
@@ -47,6 +53,9 @@ pub enum Merges {
     },
 }
 
+/// Pieces of Code Llama 7B and 13B, whose files often do not name the tokens of infill.
+const CODE_LLAMA: usize = 32_016;
+
 /// Pieces that end a generation whatever a file says of them, by their spelling: those of the chat formats.
 const ENDS: [&str; 12] = [
     "<|eot_id|>",
@@ -65,16 +74,23 @@ const ENDS: [&str; 12] = [
 
 impl Vocab {
     /// A SentencePiece vocabulary with the defaults that GGUF files rely on: unk 0, bos 1, eos 2, a BOS, no EOS, a
-    /// space prefix.
+    /// space prefix; and with 32,016 pieces, as Code Llama 7B and 13B have them, the tokens of infill, 32007 to
+    /// 32009, and the end of what is filled in, 32010.
     pub fn spm(pieces: Vec<String>, scores: Vec<f32>, types: Vec<i32>) -> Vocab {
+        let code_llama = |id| (pieces.len() == CODE_LLAMA).then_some(Token(id));
+        let (eot, fim_mid) = (code_llama(32_010), code_llama(32_009));
+        let (fim_pre, fim_suf) = (code_llama(32_007), code_llama(32_008));
         Vocab {
             pieces,
             types,
             merges: Merges::Scores(scores),
             bos: Some(Token(1)),
             eos: Some(Token(2)),
-            eot: None,
+            eot,
             eom: None,
+            fim_pre,
+            fim_suf,
+            fim_mid,
             unk: Some(Token(0)),
             add_bos: true,
             add_eos: false,
@@ -93,6 +109,9 @@ impl Vocab {
             eos: None,
             eot: None,
             eom: None,
+            fim_pre: None,
+            fim_suf: None,
+            fim_mid: None,
             unk: None,
             add_bos: pre.add_bos(),
             add_eos: false,
@@ -137,6 +156,10 @@ impl Vocab {
             eos: special("eos_token_id", default.eos)?,
             eot: special("eot_token_id", default.eot)?,
             eom: special("eom_token_id", default.eom)?,
+            // The earlier names of these keys are those of Code Llama's first files.
+            fim_pre: special("fim_pre_token_id", special("prefix_token_id", default.fim_pre)?)?,
+            fim_suf: special("fim_suf_token_id", special("suffix_token_id", default.fim_suf)?)?,
+            fim_mid: special("fim_mid_token_id", special("middle_token_id", default.fim_mid)?)?,
             unk: special("unknown_token_id", default.unk)?,
             add_bos: flag("add_bos_token", default.add_bos)?,
             add_eos: flag("add_eos_token", default.add_eos)?,
@@ -195,7 +218,8 @@ pub(super) enum Kind {
 
 /// The kind of each piece; every check of a vocabulary that needs no index of it.
 ///
-/// `bos` and the tokens that end a generation are control tokens, whatever their types say: no text becomes one.
+/// `bos`, the tokens that end a generation and those of infill are control tokens, whatever their types say: no text
+/// becomes one.
 pub(super) fn kinds(vocab: &Vocab) -> Result<Vec<Kind>> {
     let size = vocab.pieces.len();
     if u32::try_from(size).is_err() {
@@ -213,6 +237,9 @@ pub(super) fn kinds(vocab: &Vocab) -> Result<Vec<Kind>> {
         ("eos", vocab.eos),
         ("eot", vocab.eot),
         ("eom", vocab.eom),
+        ("fim_pre", vocab.fim_pre),
+        ("fim_suf", vocab.fim_suf),
+        ("fim_mid", vocab.fim_mid),
         ("unknown", vocab.unk),
     ];
     for (key, id) in ids {
@@ -239,7 +266,8 @@ pub(super) fn kinds(vocab: &Vocab) -> Result<Vec<Kind>> {
     if let Some(unk) = vocab.unk {
         kinds[unk.0 as usize] = Kind::Unknown;
     }
-    for id in vocab.ends().into_iter().chain(vocab.bos) {
+    let special = [vocab.bos, vocab.fim_pre, vocab.fim_suf, vocab.fim_mid];
+    for id in vocab.ends().into_iter().chain(special.into_iter().flatten()) {
         kinds[id.0 as usize] = Kind::Control;
     }
     Ok(kinds)
