@@ -9,6 +9,8 @@
 //! * [`format`](mod@format): how ggml stores weights. One file and one line of a registry each.
 //! * [`simd`]: what an instruction set offers. One file each.
 //!
+//! `PERFORMANCE.md` beside this crate's manifest says what bounds the kernels and how near they come.
+//!
 //! Two modules measure: [`profile`] what each operation costs, [`limits`] what the machine can do at most.
 //!
 //! The contract: views such as [`Matrix`] exist only if they are valid, kernels check lengths once at

@@ -133,6 +133,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
+        // Into the second level: 4 KiB ahead, lines for the first would push out what is used now.
         // SAFETY: a prefetch has no effect but on caches, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
