@@ -7,8 +7,7 @@
 A round runs every program once on every file, one after the other; what is printed is the median of the
 rounds with the range, and the median of the rounds' ratios: a shared machine changes its speed from minute to
 minute, so figures of different rounds are not compared. `--peer` may be given several times; flash attention
-(`-fa`) is tried both ways at depth and for prompts longer than 512 and the better one counts, round by round.
-`--isa` of ours goes with it: `--ours avx2`. How to build llama-bench is said in README.md beside this file.
+(`-fa`) is tried both ways and the better one counts, round by round. `--isa` of ours goes with it: `--ours avx2`. How to build llama-bench is said in README.md beside this file.
 """
 
 import argparse
@@ -59,8 +58,7 @@ def ours(options, isa, model):
 
 
 def theirs(options, path, model):
-    long = options.d or any(int(p) > 512 for p in options.p.split(",") if p)
-    runs = [run([path, "-m", model, *flags(options), "-fa", fa]) for fa in (["0", "1"] if long else ["0"])]
+    runs = [run([path, "-m", model, *flags(options), "-fa", fa]) for fa in ["0", "1"]]
     return {test: max(speeds[test] for speeds in runs) for test in runs[0]}
 
 

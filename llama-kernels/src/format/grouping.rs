@@ -8,7 +8,7 @@
 //!
 //! With groups of 32, each quarter of both registers belongs to one group, so the products of both are added in
 //! integers, and 128 weights are converted, scaled and added up at once. (In the order of the row, 64 at a time,
-//! Q4_0 took 8.4 ns for 256 weights on AVX-512, and 4.9 so; nibbles of 32-weight blocks lie like this anyway.)
+//! Q4_0 took 8.4 ns for 256 weights on AVX-512, and 6.6 so; nibbles of 32-weight blocks lie like this anyway.)
 
 use super::Lanes;
 use crate::acts::{Acts, Span16, Span32};

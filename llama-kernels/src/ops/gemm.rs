@@ -15,7 +15,7 @@
 //! a zero of 128, and the accumulators start at minus 128 times the sum of the activations. Elsewhere it is one
 //! more multiply-add, as a minimum is. The float engine multiplies
 //! floats; a tile's activations are copied side by side first, because rows of a power of two of bytes fall on the
-//! same few lines of the first-level cache (F16 on AVX-512: 32 GMAC/s a core without the copy). AMX replaces the integer engine by one of its
+//! same few lines of the first-level cache (by itself that changed nothing that could be measured). AMX replaces the integer engine by one of its
 //! own, in bfloat16 (`simd/amx.rs`), which needs no scaling per group: a prompt of 512 tokens through a
 //! 1.1B model in Q4_0 runs at 135 tokens/s on AVX2, 272 on AVX512-VNNI and 520 on AMX (two cores). Weights that
 //! are bfloat16 themselves go through AMX's engine too, and on AVX512-BF16 through the float engine's twin

@@ -333,7 +333,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             join!(_mm256_set_m128i(b, a), _mm256_set_m128i(d, c))
         }
     }
-    /// One permutation of words, where two registers hold all: three insertions cost a fifth of Q4_0's time.
+    /// One permutation of words, where two registers hold all: three insertions cost a tenth of Q4_0's time.
     #[inline(always)]
     fn strided<const STRIDE: usize, const OFFSET: usize>(self, x: &[[u8; STRIDE]; 4]) -> Self::I {
         const { assert!(STRIDE.is_multiple_of(2) && OFFSET.is_multiple_of(2), "whole words") };
