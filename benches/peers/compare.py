@@ -36,7 +36,10 @@ def arguments():
 
 def run(command):
     """The tests' speeds by name, tokens per second."""
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    except OSError as error:
+        sys.exit(f"cannot run {command[0]}: {error.strerror}")
     if result.returncode != 0:
         sys.exit(f"{' '.join(command)}\nended with {result.returncode}: {result.stderr.strip()[-500:]}")
     speeds = {}
