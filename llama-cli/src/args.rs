@@ -3,6 +3,10 @@
 //! Names and defaults are those that llama.cpp's users know. Ranges are checked here, so that a
 //! wrong number is a usage error (exit code 2) and the rest of the program need not look again.
 
+mod chat;
+
+pub(crate) use chat::{Chat, Settings};
+
 use crate::list::{List, list, pair};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
@@ -29,6 +33,13 @@ pub(crate) enum Command {
     /// The exit code is 0 when generation ends by itself or at its limit, 1 after an error, 2 for
     /// wrong flags and 130 when Ctrl-C ended it (a second Ctrl-C does not wait).
     Run(Run),
+    /// Talk with a model, turn by turn
+    ///
+    /// On a terminal with line editing; \ at the end of a line goes on in the next, and what is pasted is one
+    /// text. Otherwise each line of standard input is a question, and standard output carries the answers.
+    /// Ctrl-C stops an answer, and what there is of it stays. A line that begins with / is a command; /help
+    /// shows them.
+    Chat(Chat),
     /// Fill gaps in a text, with a model that was trained for it (Code Llama 7B and 13B)
     ///
     /// With --prefix and --suffix, standard output carries the text between the two and nothing else. With

@@ -1,4 +1,4 @@
-//! The `llama` command: run, infill, inspect, tokenize, benchmark and synthesise Llama models on the CPU, and say
+//! The `llama` command: run, chat, infill, inspect, tokenize, benchmark and synthesise Llama models on the CPU, and say
 //! what the CPU is good for.
 //!
 //! Standard output carries results alone; timings, notes, progress and errors go to standard error.
@@ -7,6 +7,7 @@
 
 mod args;
 mod bench;
+mod chat;
 mod doctor;
 mod failure;
 mod infill;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let result = match args::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Chat(args) => chat::chat(&args),
         Command::Infill(args) => infill::infill(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Tokenize(args) => tokenize::tokenize(&args),

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod chat;
 mod doctor;
 mod fixture;
 mod infill;
