@@ -9,6 +9,7 @@ mod args;
 mod bench;
 mod doctor;
 mod failure;
+mod hub;
 mod infill;
 mod inspect;
 mod interrupt;
@@ -17,6 +18,7 @@ mod load;
 mod machine;
 mod output;
 mod run;
+mod source;
 mod synth;
 mod tokenize;
 

@@ -4,6 +4,8 @@ mod bad_input;
 mod bench;
 mod doctor;
 mod fixture;
+mod hub;
+mod hub_server;
 mod infill;
 mod inspect;
 mod run;
