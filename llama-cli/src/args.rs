@@ -8,6 +8,7 @@ mod chat;
 pub(crate) use chat::{Chat, Settings};
 
 use crate::list::{List, list, pair};
+use crate::source::{Hub, Source};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use llama_core::synth::{Family, Shape};
@@ -68,9 +69,8 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct Run {
-    /// The GGUF file (of a split model, its first part)
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) source: Source,
     #[command(flatten)]
     pub(crate) text: Text,
     #[command(flatten)]
@@ -122,9 +122,8 @@ pub(crate) struct Generation {
 #[derive(Args)]
 #[command(group = ArgGroup::new("around").args(["prefix", "suffix", "file"]).required(true).multiple(true))]
 pub(crate) struct Infill {
-    /// The GGUF file (of a split model, its first part)
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) source: Source,
     /// A file that holds what stands before the gap [default: nothing]
     #[arg(long, value_name = "FILE")]
     pub(crate) prefix: Option<PathBuf>,
@@ -236,11 +235,10 @@ pub(crate) struct Rope {
 #[derive(Args)]
 pub(crate) struct Inspect {
     /// The GGUF file (of a split model, its first part)
-    #[arg(value_name = "FILE", required_unless_present = "model", conflicts_with = "model")]
+    #[arg(value_name = "FILE", conflicts_with_all = ["model", "hf_repo", "model_url"])]
     pub(crate) file: Option<PathBuf>,
-    /// The same, as a flag
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) source: Source,
     /// Print JSON, arrays in full
     #[arg(long)]
     pub(crate) json: bool,
@@ -248,9 +246,8 @@ pub(crate) struct Inspect {
 
 #[derive(Args)]
 pub(crate) struct Tokenize {
-    /// The GGUF file
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) source: Source,
     /// The text [default: standard input]
     #[command(flatten)]
     pub(crate) text: Text,
@@ -269,6 +266,8 @@ pub(crate) struct Bench {
     /// synthetic model, written to a temporary directory]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) model: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) hub: Hub,
     /// Tokens of the prompt tests (pp); 0: none
     #[arg(short = 'p', long, value_name = "LIST", default_value = "512", value_parser = list(0..=MAX_TOKENS))]
     pub(crate) n_prompt: Vec<List>,
@@ -413,8 +412,16 @@ pub(crate) fn parse() -> Cli {
 
 /// Flags of llama.cpp that clap would read as several of one letter each, and their long names; the last
 /// of them only in `bench`.
-const TWO_LETTERS: [(&str, &str); 3] =
-    [("-ub", "--ubatch-size"), ("-ctk", "--cache-type-k"), ("-ctv", "--cache-type-v")];
+const TWO_LETTERS: [(&str, &str); 8] = [
+    ("-ub", "--ubatch-size"),
+    ("-ctk", "--cache-type-k"),
+    ("-ctv", "--cache-type-v"),
+    ("-hf", "--hf-repo"),
+    ("-hfr", "--hf-repo"),
+    ("-hff", "--hf-file"),
+    ("-mu", "--model-url"),
+    ("-Cr", "--cpu-range"),
+];
 const TWO_LETTERS_OF_BENCH: [(&str, &str); 2] = [("-pg", "--pg"), ("-oe", "--output-err")];
 
 /// Replaces these flags by their long names; a prompt and what follows `--` are left alone.

@@ -48,7 +48,9 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
     let earlier = args.compare.as_deref().map(Earlier::read).transpose()?;
     let settings = settings(args)?;
     // Holds the directory until the end, when it is removed.
-    let (paths, _directory) = match &args.model[..] {
+    let mut models = args.model.clone();
+    models.extend(args.hub.locate()?);
+    let (paths, _directory) = match &models[..] {
         [] => tiny_model().map(|(path, directory)| (vec![path], Some(directory)))?,
         paths => (paths.to_vec(), None),
     };
@@ -130,7 +132,7 @@ impl Measurement<'_> {
     ) -> Result<(), Failure> {
         machine::forget_peak();
         let clock = Instant::now();
-        let model = load::model(path)?;
+        let model = Model::from_gguf(load::map(path)?)?;
         let load = clock.elapsed().as_secs_f64();
         let subject = Rc::new(Subject {
             name: name(&model)?,

@@ -13,6 +13,10 @@ pub(crate) enum Failure {
     Model(#[from] llama_core::Error),
     #[error(transparent)]
     Cpu(#[from] llama_kernels::CpuError),
+    #[error(transparent)]
+    Hub(#[from] crate::hub::Error),
+    #[error("no model: expected -m FILE, -hf USER/MODEL or -mu URL")]
+    NoModel,
     #[error("cannot {action} {}: {source}", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{}: expected UTF-8 text, found another byte at offset {offset}", path.display())]
@@ -47,6 +51,10 @@ impl Failure {
             Failure::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Failure::Interrupted | Failure::Model(llama_core::Error::Cancelled) => {
                 ExitCode::from(crate::interrupt::EXIT_CODE)
+            }
+            Failure::NoModel => {
+                note(format_args!("error: {}", Failure::NoModel));
+                ExitCode::from(2)
             }
             failure => {
                 note(format_args!("error: {}", printable(&failure.to_string())));

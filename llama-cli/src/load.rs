@@ -2,6 +2,7 @@
 
 use crate::args::{Cache, Compute, Rope, Text};
 use crate::failure::Failure;
+use crate::source::Source;
 use llama_core::gguf::Gguf;
 use llama_core::{Model, Options, RopeOptions};
 use llama_kernels::{Cpu, CpuOptions};
@@ -68,17 +69,25 @@ impl Rope {
     }
 }
 
+/// Maps the file of a source.
+pub(crate) fn gguf(source: &Source) -> Result<Gguf, Failure> {
+    match source.locate()? {
+        Some(path) => map(&path),
+        None => Err(Failure::NoModel),
+    }
+}
+
+/// The model of a source.
+pub(crate) fn model(source: &Source) -> Result<Model, Failure> {
+    Ok(Model::from_gguf(gguf(source)?)?)
+}
+
 /// Maps a file.
 #[expect(unsafe_code, reason = "a mapped file is shared with everybody who may write to it")]
-pub(crate) fn gguf(path: &Path) -> Result<Gguf, Failure> {
+pub(crate) fn map(path: &Path) -> Result<Gguf, Failure> {
     // SAFETY: this program never writes to a file that it has mapped, and its users know that a
     // model's file must not change while it is in use.
     Ok(unsafe { Gguf::map(path) }?)
-}
-
-/// Maps a model's file.
-pub(crate) fn model(path: &Path) -> Result<Model, Failure> {
-    Ok(Model::from_gguf(gguf(path)?)?)
 }
 
 fn utf8(path: PathBuf, bytes: Vec<u8>) -> Result<String, Failure> {

@@ -10,6 +10,7 @@ mod bench;
 mod chat;
 mod doctor;
 mod failure;
+mod hub;
 mod infill;
 mod inspect;
 mod interrupt;
@@ -18,6 +19,7 @@ mod load;
 mod machine;
 mod output;
 mod run;
+mod source;
 mod synth;
 mod tokenize;
 

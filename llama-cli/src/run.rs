@@ -17,7 +17,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
 
     let clock = Instant::now();
     let mut options = args.generation.options(cancel)?;
-    let model = load::model(&args.model)?;
+    let model = load::model(&args.source)?;
     if args.context_shift {
         options = options.context_shift(args.keep(&prompt, &model));
     }

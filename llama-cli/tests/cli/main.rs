@@ -5,6 +5,8 @@ mod bench;
 mod chat;
 mod doctor;
 mod fixture;
+mod hub;
+mod hub_server;
 mod infill;
 mod inspect;
 mod run;
