@@ -48,7 +48,7 @@ pub(crate) fn chat(args: &Args) -> Result<(), Failure> {
     let clock = Instant::now();
     let options = args.generation.options(cancel.clone())?;
     let options = if args.context_shift { options.context_shift(args.keep as usize) } else { options };
-    let model = load::model(&args.model)?;
+    let model = load::model(&args.source)?;
     let format = args.format(&model)?;
     let mut conversation = Conversation::new(model.session(options)?, format)?;
     conversation.system_every_turn(args.system_every_turn);

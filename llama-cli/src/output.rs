@@ -3,21 +3,10 @@
 use crate::failure::Failure;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Whether neither colours nor bars are wanted, whatever the streams are.
-static SIMPLE: AtomicBool = AtomicBool::new(false);
-
-/// From now on there are neither colours nor bars.
-pub(crate) fn be_simple() {
-    SIMPLE.store(true, Ordering::Relaxed);
-}
 
 /// Whether somebody sees a bar on standard error that moves.
 pub(crate) fn shows_progress() -> bool {
-    !SIMPLE.load(Ordering::Relaxed)
-        && io::stderr().is_terminal()
-        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Writes to standard output, at once.

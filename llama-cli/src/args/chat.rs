@@ -1,14 +1,14 @@
 //! The flags of `llama chat`, and the settings that it changes while it runs.
 
 use super::{Generation, Sampling};
+use crate::source::Source;
 use clap::{Args, Parser};
 use std::path::PathBuf;
 
 #[derive(Args)]
 pub(crate) struct Chat {
-    /// The GGUF file (of a split model, its first part)
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) source: Source,
     /// Instructions that stand before the conversation and are never forgotten
     #[arg(long, value_name = "TEXT", visible_alias = "system-prompt", allow_hyphen_values = true)]
     pub(crate) system: Option<String>,
