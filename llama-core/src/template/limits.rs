@@ -34,42 +34,7 @@ pub(super) const FACTOR: &str = "_factor";
 /// Charges what becomes a part of a namespace.
 pub(super) const PART: &str = "_part";
 
-/// The filters that templates may use, of those that the engine has.
-const FILTERS: [&str; 32] = [
-    "abs",
-    "attr",
-    "bool",
-    "capitalize",
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "first",
-    "float",
-    "indent",
-    "int",
-    "items",
-    "join",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "map",
-    "max",
-    "min",
-    "reject",
-    "rejectattr",
-    "replace",
-    "reverse",
-    "round",
-    "select",
-    "selectattr",
-    "sort",
-    "string",
-    "sum",
-    "title",
-];
-const MORE_FILTERS: [&str; 3] = ["trim", "unique", "upper"];
+/// Filters of the engine that no template needs, and that would be one more thing to limit.
 const REMOVED_FILTERS: [&str; 8] = ["batch", "chain", "format", "groupby", "pprint", "slice", "split", "zip"];
 
 /// What is left of the budget of a render.
@@ -113,27 +78,13 @@ pub(super) fn apply(environment: &mut Environment<'static>, longest: usize) {
     for name in REMOVED_FILTERS {
         environment.remove_filter(name);
     }
-    for name in FILTERS.into_iter().chain(MORE_FILTERS) {
-        wrap(environment, name);
-    }
-}
-
-/// A key that only namespaces have.
-const MARK: &str = "\0namespace";
-
-/// Charges a filter's operands and its result.
-fn wrap(environment: &mut Environment<'static>, name: &'static str) {
     use minijinja::filters as f;
-    let original = format!("_{name}");
-    macro_rules! originals {
-        ($($known:literal => $filter:expr),* $(,)?) => {
-            match name {
-                $($known => environment.add_filter(original.clone(), $filter),)*
-                _ => unreachable!("no filter {name}"),
-            }
+    macro_rules! wrapped {
+        ($($name:literal => $filter:expr),* $(,)?) => {
+            $(wrap(environment, $name, Value::from_function($filter));)*
         };
     }
-    originals! {
+    wrapped! {
         "abs" => f::abs, "attr" => f::attr, "bool" => f::bool, "capitalize" => f::capitalize, "count" => f::length,
         "d" => f::default, "default" => f::default, "dictsort" => f::dictsort, "first" => f::first,
         "float" => f::float, "indent" => f::indent, "int" => f::int, "items" => f::items, "join" => f::join,
@@ -143,6 +94,14 @@ fn wrap(environment: &mut Environment<'static>, name: &'static str) {
         "selectattr" => f::selectattr, "sort" => f::sort, "string" => f::string, "sum" => f::sum,
         "title" => f::title, "trim" => f::trim, "unique" => f::unique, "upper" => f::upper,
     }
+}
+
+/// A key that only namespaces have.
+const MARK: &str = "\0namespace";
+
+/// Charges a filter's operands and its result. The engine's own filter is registered under no name: by any a template
+/// could have it uncharged, if need be through `map`.
+fn wrap(environment: &mut Environment<'static>, name: &'static str, original: Value) {
     environment.add_filter(name, move |state: &State<'_, '_>, args: Rest<Value>| {
         let texts: Vec<&str> = args.iter().filter_map(Value::as_str).collect();
         for value in args.iter().filter(|value| !value.is_kwargs()) {
@@ -162,7 +121,7 @@ fn wrap(environment: &mut Environment<'static>, name: &'static str) {
             }
             _ => {}
         }
-        checked(state, state.apply_filter(&original, &args)?)
+        checked(state, original.call(state, &args)?)
     });
 }
 

@@ -126,6 +126,19 @@ fn hostile_templates_end_in_an_error() {
         grow("{% set ns.x = ns.x.join([ns.x, ns.x, ns.x]) %}"),
         grow("{% set ns.x = ns.x|indent(1000000, true) %}"),
         grow("{% set ns.x = ns.x|tojson|tojson %}"),
+        // No filter is to be had by another name that does not charge.
+        format!(
+            "{{{{ ('{}'{})|length }}}}",
+            "a".repeat(64),
+            format!("|_replace('a', '{}')", "a".repeat(64)).repeat(5)
+        ),
+        "{{ 'a'|indent(width=100000000000, indent_first=true)|length }}".into(),
+        "{{ ['a', 'b']|map('indent', 100000000000, true)|list|length }}".into(),
+        format!("{{{{ ('a'{})|length }}}}", "|_indent(40000000, true)".repeat(60)),
+        format!(
+            "{{{{ ([messages[0].content]{})|list|length }}}}",
+            format!("|map('replace', 'a', '{}')|list", "a".repeat(64)).repeat(6)
+        ),
         grow("{% set ns.l = ns.l + ns.l %}"),
         grow("{% set ns.l = ns.l + [ns.l] %}"),
         grow("{% set ns.l = [ns.l] %}"),
