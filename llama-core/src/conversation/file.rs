@@ -220,7 +220,7 @@ fn header_sum(gguf: &Gguf) -> u64 {
     hash.sum()
 }
 
-fn sum_of(bytes: &[u8]) -> u64 {
+pub(super) fn sum_of(bytes: &[u8]) -> u64 {
     let mut hash = Hash::default();
     hash.update(bytes);
     hash.sum()

@@ -140,7 +140,8 @@ impl Conversation {
     /// # Errors
     /// [`Error::Template`](crate::Error::Template) if the template refuses the conversation,
     /// [`Error::Context`](crate::Error::Context) if there is no room,
-    /// [`Error::Cancelled`](crate::Error::Cancelled): the conversation is as before, but for a question without an answer, which is gone.
+    /// [`Error::Cancelled`](crate::Error::Cancelled): the conversation is as before, but for a question without an
+    /// answer, which is gone.
     pub fn user(&mut self, text: impl Into<String>) -> Result<()> {
         let mut text = text.into();
         if self.turns.last().is_some_and(|turn| turn.answer.is_none())

@@ -389,3 +389,38 @@ fn what_does_not_fit_is_refused_in_one_error() {
     ));
     assert!(matches!(chat.save(directory.path().join("no/such"), &Sampler::greedy()), Err(Error::Io { .. })));
 }
+
+/// What the checksum cannot catch: it is for accidents.
+#[test]
+fn forged_files_do_not_panic() {
+    let (model, directory) = (model(), tempfile::tempdir().unwrap());
+    let path = directory.path().join("chat.session");
+    let options = || Options::default().context(72).context_shift(0);
+    said(options(), &model, &mut Sampler::new(3).temperature(1.0)).save(&path, &Sampler::greedy()).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    // All up to the logits, and a part of these.
+    let head = bytes.len().min(1600);
+    let mut accepted = 0;
+    for (at, change) in (12..head).zip([1u8, 0x80, 0xff].into_iter().cycle()) {
+        let mut forged = bytes.clone();
+        forged[at] ^= change;
+        let end = forged.len() - 8;
+        let sum = file::sum_of(&forged[..end]);
+        forged[end..].copy_from_slice(&sum.to_le_bytes());
+        fs::write(&path, &forged).unwrap();
+        let mut chat = conversation(&model, options(), ChatFormat::Llama2);
+        match chat.load(&path, &mut Sampler::greedy()) {
+            Ok(()) => accepted += 1,
+            Err(error) => assert!(matches!(error, Error::SavedChat { .. }), "{at}: {error}"),
+        }
+        // Errors are answers, too.
+        let mut sampler = Sampler::greedy();
+        chat.reply(&mut sampler).take(2).for_each(drop);
+        let _ = chat.retract_answer();
+        chat.undo();
+        let _ = chat.user("a");
+        chat.reply(&mut sampler).take(2).for_each(drop);
+        let _ = chat.save(&path, &sampler);
+    }
+    assert!(accepted > 0);
+}
