@@ -8,6 +8,7 @@ mod cut;
 mod experts;
 mod heads;
 mod options;
+mod parts;
 pub mod profile;
 mod shift;
 
@@ -15,6 +16,7 @@ pub use self::options::{CpuError, CpuOptions};
 
 use self::attention::{Attention, Rows};
 use self::cut::Cut;
+use self::parts::Parts;
 use self::profile::{Profile, Work};
 use crate::acts::{Acts, Form, Layout, PAIR_TOKENS, spans};
 use crate::backend::{self, Backend};
@@ -26,8 +28,6 @@ use crate::ops::push::{Push, Role};
 use crate::ops::rope::Pairs;
 use crate::simd::{LANES, SPAN};
 use crate::team::{Pool, Team};
-use std::marker::PhantomData;
-use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Threads and an instruction set: what a model runs on. Sessions may share one; they take turns.
@@ -137,31 +137,6 @@ impl Default for Shared {
 /// Scratch is valid whatever a panic left in it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A slice of which several workers write different parts.
-struct Parts<'a, T> {
-    ptr: *mut T,
-    len: usize,
-    slice: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: access goes through `part`, whose callers keep the parts disjoint.
-unsafe impl<T: Send> Sync for Parts<'_, T> {}
-
-impl<'a, T> Parts<'a, T> {
-    fn new(slice: &'a mut [T]) -> Self {
-        Parts { ptr: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
-    }
-
-    /// # Safety
-    /// No two parts that live at the same time overlap.
-    #[expect(clippy::mut_from_ref, reason = "the parts are disjoint")]
-    unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
-        // SAFETY: the range was checked, and the caller keeps parts disjoint.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
-    }
 }
 
 /// What becomes of a product.

@@ -14,14 +14,11 @@
 //! grid's 256, which `vpermb` could not hold. `vpmultishiftqb` would shift and gather the high bits of Q5_K and
 //! Q6_K in one instruction instead of one or two, of about seven for 64 weights that wait for memory anyway.
 
-mod bf16;
-
 use super::{Kernel, LANES, Need, STRIPE, Simd, amx, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
 use crate::ops::gemm;
-use core::arch::asm;
 use core::arch::x86_64::*;
 
 /// The CPU has AVX-512 F, BW, VL and DQ, and what its level adds to them.
@@ -45,6 +42,9 @@ macro_rules! avx512 {
         unsafe { $($body)* }
     };
 }
+
+mod bf16;
+mod panel;
 
 /// Halves onto halves, to one float. No closures here: they would not always be inlined.
 macro_rules! fold {
@@ -557,7 +557,6 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         avx512! { _mm512_zextps256_ps512(a) }
     }
 
-    /// Without VNNI, as on AVX2: small weights leave room in 16 bits for several products.
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
@@ -565,39 +564,11 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
-        let mut acc = start;
-        if LEVEL >= VNNI && (MT == TILE || MT == NARROW) {
-            for (w, x) in w.iter().zip(x) {
-                for (acc, x) in acc.as_chunks_mut::<4>().0.iter_mut().zip(x.as_chunks::<4>().0) {
-                    avx512! { dot_quad(acc, w, x) }
-                }
-            }
-            return acc;
+        if LEVEL >= VNNI {
+            panel::vnni(self, start, w, x)
+        } else {
+            panel::base::<L, LEVEL, QUADS, MT>(self, start, w, x)
         }
-        let mut narrow = [self.splat_i32(0); MT];
-        for (i, (w, x)) in w.iter().zip(x).enumerate() {
-            let w = self.load_bytes(w);
-            for t in 0..MT {
-                let x = self.splat_i32(x[t]);
-                if LEVEL >= VNNI || L::BITS == 8 {
-                    let dot =
-                        if LEVEL >= VNNI || L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
-                    acc[t] = dot(self, acc[t], w, x);
-                    continue;
-                }
-                let headroom = (32767 / (2 * 127 * ((1 << L::BITS) - 1))) as usize;
-                let pairs = self.pairs(w, x);
-                narrow[t] = if i % headroom == 0 {
-                    pairs
-                } else {
-                    avx512! { _mm512_add_epi16(narrow[t], pairs) }
-                };
-                if (i + 1) % headroom == 0 || i + 1 == QUADS {
-                    acc[t] = self.widen(acc[t], narrow[t]);
-                }
-            }
-        }
-        acc
     }
 
     const REGISTERS: usize = 32;
@@ -613,21 +584,3 @@ const TILE: usize = 12;
 
 /// Tokens in a narrower tile, for batches that fill it better: still enough chains for the latency of a product.
 const NARROW: usize = 8;
-
-/// Four columns of sixteen rows times four of a tile's tokens. It is `asm!` that keeps its place: the compiler would
-/// do one token after the other, each a chain of dependent products, and spill.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
-fn dot_quad(acc: &mut [__m512i; 4], w: &[u8; STRIPE], x: &[i32; 4]) {
-    let [mut a, mut b, mut c, mut d] = *acc;
-    // SAFETY: reads the 64 bytes of `w` and the four words of `x`; the features are enabled.
-    unsafe {
-        let w = _mm512_loadu_si512(w.as_ptr().cast());
-        asm!("vpdpbusd {a}, {q}, dword ptr [{x}]{{1to16}}", "vpdpbusd {b}, {q}, dword ptr [{x} + 4]{{1to16}}",
-             "vpdpbusd {c}, {q}, dword ptr [{x} + 8]{{1to16}}", "vpdpbusd {d}, {q}, dword ptr [{x} + 12]{{1to16}}",
-             q = in(zmm_reg) w, x = in(reg) x.as_ptr(),
-             a = inout(zmm_reg) a, b = inout(zmm_reg) b, c = inout(zmm_reg) c, d = inout(zmm_reg) d,
-             options(readonly, nostack, preserves_flags));
-    }
-    *acc = [a, b, c, d];
-}

@@ -2,8 +2,8 @@
 //! in place of columns.
 //!
 //! A panel's line is two columns of sixteen rows, the bits as they lie in the file. Activations are rounded once
-//! per batch, in pairs of columns of [`TILE`] tokens ([`crate::acts`]), of which the instruction broadcasts one
-//! from memory. It takes subnormal numbers for zeros and returns none.
+//! per batch, in pairs of columns of [`TILE`] or [`NARROW`] tokens ([`crate::acts`]), of which the instruction
+//! broadcasts one from memory. It takes subnormal numbers for zeros and returns none.
 
 use super::{Avx512, BF16, NARROW, TILE};
 use crate::acts::GROUP;
