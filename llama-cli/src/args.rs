@@ -412,7 +412,7 @@ pub(crate) fn parse() -> Cli {
 
 /// Flags of llama.cpp that clap would read as several of one letter each, and their long names; the last
 /// of them only in `bench`.
-const TWO_LETTERS: [(&str, &str); 8] = [
+const TWO_LETTERS: [(&str, &str); 7] = [
     ("-ub", "--ubatch-size"),
     ("-ctk", "--cache-type-k"),
     ("-ctv", "--cache-type-v"),
@@ -420,7 +420,6 @@ const TWO_LETTERS: [(&str, &str); 8] = [
     ("-hfr", "--hf-repo"),
     ("-hff", "--hf-file"),
     ("-mu", "--model-url"),
-    ("-Cr", "--cpu-range"),
 ];
 const TWO_LETTERS_OF_BENCH: [(&str, &str); 2] = [("-pg", "--pg"), ("-oe", "--output-err")];
 

@@ -21,7 +21,7 @@ enum Around {
 }
 
 pub(crate) fn infill(args: &Args) -> Result<(), Failure> {
-    args.source.is_named()?;
+    args.source.named()?;
     let around = args.around()?;
     let cancel = interrupt::watch()?;
 

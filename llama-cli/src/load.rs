@@ -71,10 +71,7 @@ impl Rope {
 
 /// Maps the file of a source.
 pub(crate) fn gguf(source: &Source) -> Result<Gguf, Failure> {
-    match source.locate()? {
-        Some(path) => map(&path),
-        None => Err(Failure::NoModel),
-    }
+    map(&source.locate()?)
 }
 
 /// The model of a source.

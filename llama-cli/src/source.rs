@@ -37,35 +37,36 @@ pub(crate) struct Hub {
 }
 
 impl Source {
-    /// That some model is named, before what else was asked for is read.
+    /// Whoever names the model, a flag or else the environment.
     ///
     /// # Errors
-    /// If neither flags nor environment name one.
-    pub(crate) fn is_named(&self) -> Result<(), Failure> {
-        let flags = self.model.is_some() || self.hub.hf_repo.is_some() || self.hub.model_url.is_some();
-        let variables = ["LLAMA_ARG_MODEL", "LLAMA_ARG_HF_REPO", "LLAMA_ARG_MODEL_URL"];
-        if flags || variables.into_iter().any(|name| variable(name).is_some()) {
-            return Ok(());
-        }
-        Err(Failure::NoModel)
-    }
-
-    /// The model's file, downloaded if need be; `None` if neither flags nor environment name one.
-    pub(crate) fn locate(&self) -> Result<Option<PathBuf>, Failure> {
-        if let Some(path) = &self.model {
-            return Ok(Some(path.clone()));
-        }
-        if let Some(path) = self.hub.locate()? {
-            return Ok(Some(path));
+    /// If nobody does.
+    pub(crate) fn named(&self) -> Result<Source, Failure> {
+        if self.model.is_some() || self.hub.is_named() {
+            return Ok(self.clone());
         }
         if let Some(path) = variable("LLAMA_ARG_MODEL") {
-            return Ok(Some(path.into()));
+            return Ok(Source { model: Some(path.into()), hub: Hub::default() });
         }
-        Hub::from_environment(self.hub.offline)?.locate()
+        let hub = Hub::from_environment(self.hub.offline)?;
+        if hub.is_named() { Ok(Source { model: None, hub }) } else { Err(Failure::NoModel) }
+    }
+
+    /// The model's file, downloaded if need be.
+    pub(crate) fn locate(&self) -> Result<PathBuf, Failure> {
+        let Source { model, hub } = self.named()?;
+        match model {
+            Some(path) => Ok(path),
+            None => hub.locate()?.ok_or(Failure::NoModel),
+        }
     }
 }
 
 impl Hub {
+    fn is_named(&self) -> bool {
+        self.hf_repo.is_some() || self.model_url.is_some()
+    }
+
     /// The file, downloaded if need be; `None` if no flag names one.
     pub(crate) fn locate(&self) -> Result<Option<PathBuf>, Failure> {
         let offline = self.offline || hub::offline();

@@ -51,6 +51,16 @@ impl Head {
     }
 }
 
+/// What is asked for.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    method: &'a str,
+    /// The first byte.
+    from: u64,
+    /// The `ETag` that the bytes before it belong to.
+    version: Option<&'a str>,
+}
+
 /// The files of a repository.
 pub(super) struct Listing {
     pub(super) commit: String,
@@ -119,7 +129,7 @@ impl Client {
     /// A file from this byte on, or the first answer that is no redirect; `version` is the `ETag` that the bytes
     /// before it belong to.
     pub(super) fn get(&self, url: &str, from: u64, version: Option<&str>) -> Result<Response<Body>, Error> {
-        self.follow("GET", url, from, version)
+        self.follow(Ask { method: "GET", from, version }, url)
     }
 
     /// Asks until there is an answer that is neither a redirect nor trouble.
@@ -131,7 +141,8 @@ impl Client {
     ) -> Result<Response<Body>, Error> {
         let mut tries = 1;
         loop {
-            let result = self.follow(method, url, 0, None).and_then(|answer| self.accept(answer, url, what));
+            let ask = Ask { method, from: 0, version: None };
+            let result = self.follow(ask, url).and_then(|answer| self.accept(answer, url, what));
             match result {
                 Err(e) if e.is_unreachable() && tries < TRIES => {
                     std::thread::sleep(Duration::from_millis(250 << tries));
@@ -172,21 +183,15 @@ impl Client {
 
     /// Sends a request, and again to wherever it is redirected. An answer that tells what the file is ends a
     /// `HEAD`: those to whom it redirects may not know the method.
-    fn follow(
-        &self,
-        method: &str,
-        url: &str,
-        from: u64,
-        version: Option<&str>,
-    ) -> Result<Response<Body>, Error> {
+    fn follow(&self, ask: Ask<'_>, url: &str) -> Result<Response<Body>, Error> {
         let mut at = url.to_owned();
         for _ in 0..=REDIRECTS {
-            let answer = self.send(method, &at, from, version)?;
+            let answer = self.send(ask, &at)?;
             let redirect = answer.status().is_redirection().then(|| answer.headers().get(header::LOCATION));
             let Some(location) = redirect.flatten() else { return Ok(answer) };
             let told =
                 ["x-linked-etag", "x-linked-size"].iter().all(|name| answer.headers().contains_key(*name));
-            if method == "HEAD" && told {
+            if ask.method == "HEAD" && told {
                 return Ok(answer);
             }
             let location = String::from_utf8_lossy(location.as_bytes()).into_owned();
@@ -201,13 +206,8 @@ impl Client {
         Err(Error::Answer { url: url.into(), expected, found: "more".into() })
     }
 
-    fn send(
-        &self,
-        method: &str,
-        url: &str,
-        from: u64,
-        version: Option<&str>,
-    ) -> Result<Response<Body>, Error> {
+    fn send(&self, ask: Ask<'_>, url: &str) -> Result<Response<Body>, Error> {
+        let Ask { method, from, version } = ask;
         let uri = parse(url)?;
         if uri.scheme_str() == Some("https") && !self.can_tls {
             return Err(Error::Tls);
