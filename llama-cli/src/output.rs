@@ -26,6 +26,12 @@ pub(crate) fn print(text: impl fmt::Display) -> Result<(), Failure> {
     write!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::Stdout)
 }
 
+/// `error`, `warning`: a word at the beginning of a line, red where somebody sees colours.
+pub(crate) fn label(word: &str) -> String {
+    let colourless = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if shows_progress() && !colourless { format!("\x1b[1;31m{word}:\x1b[0m") } else { format!("{word}:") }
+}
+
 /// Writes a line to standard error. If nobody can read it, there is nobody to tell.
 pub(crate) fn note(line: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");

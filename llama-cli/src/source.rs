@@ -37,11 +37,6 @@ pub(crate) struct Hub {
 }
 
 impl Source {
-    /// A source that names this file.
-    pub(crate) fn file(path: PathBuf) -> Source {
-        Source { model: Some(path), ..Source::default() }
-    }
-
     /// The model's file, downloaded if need be; `None` if neither flags nor environment name one.
     pub(crate) fn locate(&self) -> Result<Option<PathBuf>, Failure> {
         if let Some(path) = &self.model {
