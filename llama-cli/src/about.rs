@@ -9,10 +9,10 @@ use clap::CommandFactory;
 const WELCOME: &str = "\
 Llama 2 models in GGUF files, on the CPU.
 
-  llama doctor                       what this machine can run, and how fast
-  llama bench                        measure it
+  llama doctor          what this machine can run, and how fast
+  llama bench           measure it
   llama run -hf TheBloke/Llama-2-7B-GGUF -p \"Once upon a time\"
-                                     download Llama 2 7B once (4 GB), and continue a text
+                        download Llama 2 7B once (4 GB), and continue a text
 
 llama --help lists all commands, llama help COMMAND the flags of one.
 ";
