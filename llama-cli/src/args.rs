@@ -3,8 +3,13 @@
 //! Names and defaults are those that llama.cpp's users know. Ranges are checked here, so that a
 //! wrong number is a usage error (exit code 2) and the rest of the program need not look again.
 
+mod chat;
+mod downloads;
+
 pub(crate) use crate::compute::Compute;
-use crate::hub::Reference;
+pub(crate) use chat::{Chat, Settings};
+pub(crate) use downloads::{Completions, Models, Remove};
+
 use crate::list::{List, list, pair};
 use crate::source::{Hub, Source};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -35,6 +40,13 @@ pub(crate) enum Command {
     /// The exit code is 0 when generation ends by itself or at its limit, 1 after an error, 2 for
     /// wrong flags and 130 when Ctrl-C ended it (a second Ctrl-C does not wait).
     Run(Run),
+    /// Talk with a model, turn by turn
+    ///
+    /// On a terminal with line editing; \ at the end of a line goes on in the next, and what is pasted is one
+    /// text. Otherwise each line of standard input is a question, and standard output carries the answers.
+    /// Ctrl-C stops an answer, and what there is of it stays. A line that begins with / is a command; /help
+    /// shows them.
+    Chat(Chat),
     /// Fill gaps in a text, with a model that was trained for it (Code Llama 7B and 13B)
     ///
     /// With --prefix and --suffix, standard output carries the text between the two and nothing else. With
@@ -67,29 +79,6 @@ pub(crate) enum Command {
     Completions(Completions),
     /// Print the manual, as roff: llama man | man -l -
     Man,
-}
-
-#[derive(Args)]
-pub(crate) struct Models {
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Args)]
-pub(crate) struct Remove {
-    /// Which; without a TYPE all of its files
-    #[arg(value_name = "USER/MODEL[:TYPE]")]
-    pub(crate) model: Reference,
-    /// Do not ask
-    #[arg(short, long)]
-    pub(crate) yes: bool,
-}
-
-#[derive(Args)]
-pub(crate) struct Completions {
-    /// Whose
-    pub(crate) shell: clap_complete::Shell,
 }
 
 #[derive(Args)]

@@ -31,6 +31,16 @@ pub(crate) enum Failure {
     Earlier { path: PathBuf, expected: &'static str, found: String },
     #[error("{}: expected {MARKER} where text is to be filled in, found none", path.display())]
     Marker { path: PathBuf },
+    #[error(
+        "--template file: expected the key \"tokenizer.chat_template\" in the model's file, found no such key"
+    )]
+    NoTemplate,
+    #[error("expected {expected}, found {found}")]
+    Command { expected: String, found: String },
+    #[error("/set: {0}")]
+    Setting(String),
+    #[error("cannot read a line: {0}")]
+    Line(#[from] rustyline::error::ReadlineError),
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
     #[error("cannot listen for Ctrl-C: {0}")]

@@ -1,4 +1,4 @@
-//! The `llama` command: run, infill, inspect, tokenize, benchmark and synthesise Llama models on the CPU, and say
+//! The `llama` command: run, chat, infill, inspect, tokenize, benchmark and synthesise Llama models on the CPU, and say
 //! what the CPU is good for.
 //!
 //! Standard output carries results alone; timings, notes, progress and errors go to standard error.
@@ -8,6 +8,7 @@
 mod about;
 mod args;
 mod bench;
+mod chat;
 mod compute;
 mod doctor;
 mod failure;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let Some(command) = cli.command else { return end(about::welcome()) };
     end(match command {
         Command::Run(args) => run::run(&args),
+        Command::Chat(args) => chat::chat(&args),
         Command::Infill(args) => infill::infill(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Tokenize(args) => tokenize::tokenize(&args),

@@ -304,7 +304,7 @@ impl Ops<'_> {
     fn prepare(&self, acts: &mut Acts, weights: &[Matrix<'_>], x: &[f32], cols: usize, tokens: usize) {
         let backend = self.cpu.backend;
         let rows = self.deterministic || tokens <= Acts::ROWS_MAX;
-        let layout = if rows { Layout::Rows } else { backend.layout() };
+        let layout = if rows { Layout::Rows } else { backend.layout(tokens) };
         let wanted = |form| weights.iter().any(|w| backend.form(w.format(), layout) == form);
         acts.reshape(tokens, cols, layout, wanted);
         let tile = layout.tile() * cols;
@@ -331,11 +331,15 @@ impl Ops<'_> {
             });
         } else if bytes {
             let words = layout.tile_words(cols);
-            self.each_tile(&mut acts.tiles, words, x, tile, |x, out| backend.quantize_tile(x, cols, out));
+            self.each_tile(&mut acts.tiles, words, x, tile, |x, out| {
+                backend.quantize_tile(x, cols, layout, out)
+            });
         }
         if wanted(Form::Pairs) {
             let words = layout.pair_words(cols);
-            self.each_tile(&mut acts.pairs, words, x, tile, |x, out| backend.round_tile(x, cols, out));
+            self.each_tile(&mut acts.pairs, words, x, tile, |x, out| {
+                backend.round_tile(x, cols, layout, out)
+            });
         }
     }
 

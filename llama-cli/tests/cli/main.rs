@@ -3,6 +3,7 @@
 mod about;
 mod bad_input;
 mod bench;
+mod chat;
 mod doctor;
 mod fixture;
 mod hub;

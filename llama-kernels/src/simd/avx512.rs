@@ -94,6 +94,15 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     ][LEVEL as usize];
     const SIGNED_ZERO: Option<u32> = if LEVEL >= VNNI { Some(7) } else { None };
     const LAYOUT: Layout = if LEVEL == AMX { Layout::Pairs } else { Layout::Tiles(TILE) };
+    #[inline(always)]
+    fn layout(tokens: usize) -> Layout {
+        match Self::LAYOUT {
+            Layout::Tiles(_) if tokens.next_multiple_of(NARROW) < tokens.next_multiple_of(TILE) => {
+                Layout::Tiles(NARROW)
+            }
+            layout => layout,
+        }
+    }
     const BF16: bool = LEVEL >= BF16;
 
     fn needs() -> Vec<Need> {
@@ -154,7 +163,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         if LEVEL == AMX {
             amx::gemm_integer::<B>(Avx512(()), job);
         } else {
-            gemm::integer::<Self, B, TILE>(self, job);
+            gemm::integer::<Self, B, TILE, NARROW>(self, job);
         }
     }
     #[inline(always)]
@@ -168,13 +177,13 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         } else if LEVEL == BF16 && B::BF16 {
             bf16::gemm(Avx512(()), job);
         } else {
-            gemm::float::<Self, B, TILE>(self, job);
+            gemm::float::<Self, B, TILE, NARROW>(self, job);
         }
     }
 
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
-        // Into the second level: 4 KiB ahead, lines for the first would push out what is used now.
+        // Into the second level: so far ahead, lines for the first would push out what is used now.
         // SAFETY: a prefetch has no effect but on caches, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
@@ -557,10 +566,11 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
         let mut acc = start;
-        if LEVEL >= VNNI && MT == TILE {
+        if LEVEL >= VNNI && (MT == TILE || MT == NARROW) {
             for (w, x) in w.iter().zip(x) {
-                let sums = acc.first_chunk_mut().expect("a tile's tokens");
-                avx512! { dot_quad(sums, w, x.first_chunk().expect("a tile's tokens")) }
+                for (acc, x) in acc.as_chunks_mut::<4>().0.iter_mut().zip(x.as_chunks::<4>().0) {
+                    avx512! { dot_quad(acc, w, x) }
+                }
             }
             return acc;
         }
@@ -601,28 +611,23 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
 /// Tokens in a tile: twelve integer and twelve float accumulators leave room for the operands.
 const TILE: usize = 12;
 
-/// Four columns of sixteen rows times a tile's tokens, in this order: the compiler would do one token after the
-/// other, each a chain of dependent products, and spill.
+/// Tokens in a narrower tile, for batches that fill it better: still enough chains for the latency of a product.
+const NARROW: usize = 8;
+
+/// Four columns of sixteen rows times four of a tile's tokens. It is `asm!` that keeps its place: the compiler would
+/// do one token after the other, each a chain of dependent products, and spill.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn dot_quad(acc: &mut [__m512i; TILE], w: &[u8; STRIPE], x: &[i32; TILE]) {
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = *acc;
-    let (mut a, mut b, mut c, mut d, mut e, mut f) = (a, b, c, d, e, f);
-    let (mut g, mut h, mut i, mut j, mut k, mut l) = (g, h, i, j, k, l);
-    // SAFETY: reads the 64 bytes of `w` and the twelve words of `x`; the features are enabled.
+fn dot_quad(acc: &mut [__m512i; 4], w: &[u8; STRIPE], x: &[i32; 4]) {
+    let [mut a, mut b, mut c, mut d] = *acc;
+    // SAFETY: reads the 64 bytes of `w` and the four words of `x`; the features are enabled.
     unsafe {
         let w = _mm512_loadu_si512(w.as_ptr().cast());
         asm!("vpdpbusd {a}, {q}, dword ptr [{x}]{{1to16}}", "vpdpbusd {b}, {q}, dword ptr [{x} + 4]{{1to16}}",
              "vpdpbusd {c}, {q}, dword ptr [{x} + 8]{{1to16}}", "vpdpbusd {d}, {q}, dword ptr [{x} + 12]{{1to16}}",
-             "vpdpbusd {e}, {q}, dword ptr [{x} + 16]{{1to16}}", "vpdpbusd {f}, {q}, dword ptr [{x} + 20]{{1to16}}",
-             "vpdpbusd {g}, {q}, dword ptr [{x} + 24]{{1to16}}", "vpdpbusd {h}, {q}, dword ptr [{x} + 28]{{1to16}}",
-             "vpdpbusd {i}, {q}, dword ptr [{x} + 32]{{1to16}}", "vpdpbusd {j}, {q}, dword ptr [{x} + 36]{{1to16}}",
-             "vpdpbusd {k}, {q}, dword ptr [{x} + 40]{{1to16}}", "vpdpbusd {l}, {q}, dword ptr [{x} + 44]{{1to16}}",
              q = in(zmm_reg) w, x = in(reg) x.as_ptr(),
              a = inout(zmm_reg) a, b = inout(zmm_reg) b, c = inout(zmm_reg) c, d = inout(zmm_reg) d,
-             e = inout(zmm_reg) e, f = inout(zmm_reg) f, g = inout(zmm_reg) g, h = inout(zmm_reg) h,
-             i = inout(zmm_reg) i, j = inout(zmm_reg) j, k = inout(zmm_reg) k, l = inout(zmm_reg) l,
-             options(pure, readonly, nostack, preserves_flags));
+             options(readonly, nostack, preserves_flags));
     }
-    *acc = [a, b, c, d, e, f, g, h, i, j, k, l];
+    *acc = [a, b, c, d];
 }
