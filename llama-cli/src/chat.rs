@@ -38,6 +38,7 @@ const COMMANDS: [(&str, &str, &str); 12] = [
 ];
 
 pub(crate) fn chat(args: &Args) -> Result<(), Failure> {
+    args.source.is_named()?;
     let system = args.system()?;
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let commands = COMMANDS.map(|(name, ..)| name).to_vec();

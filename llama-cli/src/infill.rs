@@ -21,6 +21,7 @@ enum Around {
 }
 
 pub(crate) fn infill(args: &Args) -> Result<(), Failure> {
+    args.source.is_named()?;
     let around = args.around()?;
     let cancel = interrupt::watch()?;
 

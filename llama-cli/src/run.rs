@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
+    args.source.is_named()?;
     let prompt = args.prompt()?;
     let cancel = interrupt::watch()?;
 

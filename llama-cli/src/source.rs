@@ -37,6 +37,19 @@ pub(crate) struct Hub {
 }
 
 impl Source {
+    /// That some model is named, before what else was asked for is read.
+    ///
+    /// # Errors
+    /// If neither flags nor environment name one.
+    pub(crate) fn is_named(&self) -> Result<(), Failure> {
+        let flags = self.model.is_some() || self.hub.hf_repo.is_some() || self.hub.model_url.is_some();
+        let variables = ["LLAMA_ARG_MODEL", "LLAMA_ARG_HF_REPO", "LLAMA_ARG_MODEL_URL"];
+        if flags || variables.into_iter().any(|name| variable(name).is_some()) {
+            return Ok(());
+        }
+        Err(Failure::NoModel)
+    }
+
     /// The model's file, downloaded if need be; `None` if neither flags nor environment name one.
     pub(crate) fn locate(&self) -> Result<Option<PathBuf>, Failure> {
         if let Some(path) = &self.model {

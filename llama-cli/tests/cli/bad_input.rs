@@ -117,6 +117,7 @@ fn wrong_flags() {
         &["run", "-m", model, "-ctk", "q5_0"],
         &["run", "-m", model, "--cache-type-v", "none"],
         &["infill", "-m", model],
+        &["infill", "-f", "x"],
         &["infill", "-m", model, "-f", "x", "--suffix", "y"],
         &["inspect"],
         &["tokenize"],
