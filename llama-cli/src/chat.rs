@@ -7,7 +7,7 @@ mod input;
 
 use crate::args::{Chat as Args, Settings};
 use crate::failure::Failure;
-use crate::output::{note, print, printable};
+use crate::output::{label, note, print, printable};
 use crate::run::timings;
 use crate::{interrupt, load};
 use input::Input;
@@ -116,7 +116,7 @@ impl Chat {
                 Ok(()) => {}
                 Err(Failure::Interrupted) if terminal => {}
                 Err(failure) if failure.ends_chat() => return Err(failure),
-                Err(failure) => note(format_args!("error: {}", printable(&failure.to_string()))),
+                Err(failure) => note(format_args!("{} {}", label("error"), printable(&failure.to_string()))),
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! How the command ends when it does not end well.
 
 use crate::infill::MARKER;
-use crate::output::{note, printable};
+use crate::output::{label, note, printable};
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +17,12 @@ pub(crate) enum Failure {
     Hub(#[from] crate::hub::Error),
     #[error("no model: expected -m FILE, -hf USER/MODEL or -mu URL")]
     NoModel,
+    #[error("{model}: expected a model in the cache {}, found none (llama models lists them)", cache.display())]
+    NotCached { model: String, cache: PathBuf },
+    #[error("{model}: a process is downloading it")]
+    Busy { model: String },
+    #[error("nothing was removed: expected a confirmation, or -y")]
+    NotConfirmed,
     #[error("cannot {action} {}: {source}", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{}: expected UTF-8 text, found another byte at offset {offset}", path.display())]
@@ -53,11 +59,11 @@ impl Failure {
                 ExitCode::from(crate::interrupt::EXIT_CODE)
             }
             Failure::NoModel => {
-                note(format_args!("error: {}", Failure::NoModel));
+                note(format_args!("{} {}", label("error"), Failure::NoModel));
                 ExitCode::from(2)
             }
             failure => {
-                note(format_args!("error: {}", printable(&failure.to_string())));
+                note(format_args!("{} {}", label("error"), printable(&failure.to_string())));
                 ExitCode::FAILURE
             }
         }

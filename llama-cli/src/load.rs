@@ -1,15 +1,13 @@
-//! What every subcommand starts with: a text, a model, something that computes.
+//! What every subcommand starts with: a text and a model.
 
-use crate::args::{Cache, Compute, Rope, Text};
+use crate::args::{Cache, Rope, Text};
 use crate::failure::Failure;
 use crate::source::Source;
 use llama_core::gguf::Gguf;
 use llama_core::{Model, Options, RopeOptions};
-use llama_kernels::{Cpu, CpuOptions};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 impl Text {
     /// The text, if one was given.
@@ -37,13 +35,6 @@ pub(crate) fn stdin() -> Result<String, Failure> {
     let mut bytes = Vec::new();
     io::stdin().lock().read_to_end(&mut bytes).map_err(|e| unreadable(path.clone(), e))?;
     utf8(path, bytes)
-}
-
-impl Compute {
-    pub(crate) fn cpu(&self) -> Result<Arc<Cpu>, Failure> {
-        let options = CpuOptions { threads: self.threads.map(usize::from), isa: self.isa.clone() };
-        Ok(Arc::new(Cpu::new(&options)?))
-    }
 }
 
 impl Cache {

@@ -5,9 +5,11 @@
 
 #![deny(unsafe_code)]
 
+mod about;
 mod args;
 mod bench;
 mod chat;
+mod compute;
 mod doctor;
 mod failure;
 mod hub;
@@ -17,7 +19,9 @@ mod interrupt;
 mod list;
 mod load;
 mod machine;
+mod models;
 mod output;
+mod prompt;
 mod run;
 mod source;
 mod synth;
@@ -27,7 +31,12 @@ use args::Command;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let result = match args::parse().command {
+    let cli = args::parse();
+    if cli.simple_io {
+        output::be_simple();
+    }
+    let Some(command) = cli.command else { return end(about::welcome()) };
+    end(match command {
         Command::Run(args) => run::run(&args),
         Command::Chat(args) => chat::chat(&args),
         Command::Infill(args) => infill::infill(&args),
@@ -36,7 +45,14 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::bench(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Synth(args) => synth::synth(&args),
-    };
+        Command::Models(args) => models::models(&args),
+        Command::Rm(args) => models::remove(&args),
+        Command::Completions(args) => about::completions(&args),
+        Command::Man => about::man(),
+    })
+}
+
+fn end(result: Result<(), failure::Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -70,7 +70,8 @@ impl Cpu {
             None => backend::best(),
             Some(name) => backend::by_name(name).ok_or_else(|| CpuError::Isa(name.clone()))?,
         };
-        let pool = Pool::new(threads).map_err(|e| CpuError::Pool(e.to_string()))?;
+        let pool =
+            Pool::new(threads, options.placement(threads)).map_err(|e| CpuError::Pool(e.to_string()))?;
         let workers = (0..threads).map(|_| Mutex::default()).collect();
         Ok(Cpu { pool, backend, workers, shared: Mutex::default(), profile: Mutex::default() })
     }

@@ -55,6 +55,16 @@ impl Cache {
         self.root.join(repo.folder())
     }
 
+    /// The repositories of the cache, and their folders; links and what is no folder are nobody's.
+    pub(crate) fn repos(&self) -> Vec<(Repo, PathBuf)> {
+        let mut repos: Vec<(Repo, PathBuf)> = folders(&self.root)
+            .into_iter()
+            .filter_map(|path| Some((Repo::from_folder(path.file_name()?.to_str()?)?, path)))
+            .collect();
+        repos.sort_by(|a, b| a.1.cmp(&b.1));
+        repos
+    }
+
     pub(super) fn blob(&self, repo: &Repo, etag: &str) -> PathBuf {
         self.repo(repo).join("blobs").join(etag)
     }
@@ -103,6 +113,15 @@ pub(super) fn is_safe_path(text: &str) -> bool {
         && !text.split('/').any(|part| part.is_empty() || part == "." || part == "..")
         && !text.chars().any(char::is_control)
         && Path::new(text).components().all(plain)
+}
+
+/// The folders in a folder, links to folders not among them.
+pub(crate) fn folders(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// The files below a folder, by their paths within it with `/` between the parts; links to files count, links to

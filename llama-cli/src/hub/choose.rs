@@ -27,6 +27,12 @@ impl Repo {
     pub(super) fn folder(&self) -> String {
         format!("models--{}--{}", self.user, self.name)
     }
+
+    /// The inverse of [`folder`](Self::folder).
+    pub(super) fn from_folder(folder: &str) -> Option<Repo> {
+        let (user, name) = folder.strip_prefix("models--")?.split_once("--")?;
+        format!("{user}/{name}").parse().ok()
+    }
 }
 
 impl fmt::Display for Repo {
@@ -172,6 +178,7 @@ mod tests {
         let reference: Reference = "TheBloke/Llama-2-7B-GGUF:q5_k_m".parse().unwrap();
         assert_eq!(reference.to_string(), "TheBloke/Llama-2-7B-GGUF:q5_k_m");
         assert_eq!(reference.repo.folder(), "models--TheBloke--Llama-2-7B-GGUF");
+        assert_eq!(Repo::from_folder(&reference.repo.folder()), Some(reference.repo));
         assert_eq!("a/b:latest".parse::<Reference>().unwrap().tag, None);
         let bad = [
             "", "a", "a/", "/b", "a/b/c", "../b", "a/..", "a/b--c", "a/.b", "a/b:", "a/b:c:d", "a b/c",

@@ -32,6 +32,11 @@ pub(crate) fn offline() -> bool {
     on("LLAMA_ARG_OFFLINE") || on("HF_HUB_OFFLINE")
 }
 
+/// Whether a file's name contains a type.
+pub(crate) fn is_of_type(file: &str, tag: &str) -> bool {
+    choose::names(file, tag)
+}
+
 /// The path of a hub's model, of a split one its first part; what is missing is downloaded.
 ///
 /// If the hub cannot be reached, the cache is enough.

@@ -1,5 +1,6 @@
 //! The `llama` command as its users see it: streams, exit codes, files.
 
+mod about;
 mod bad_input;
 mod bench;
 mod chat;
@@ -9,6 +10,7 @@ mod hub;
 mod hub_server;
 mod infill;
 mod inspect;
+mod models;
 mod run;
 mod synth;
 mod tokenize;
