@@ -40,7 +40,8 @@ pub fn cpus() -> impl Iterator<Item = Cpu> {
 }
 
 fn cpu(isa: &str, threads: usize) -> Cpu {
-    Cpu::new(&CpuOptions { threads: Some(threads), isa: Some(isa.into()) }).expect("an available ISA")
+    Cpu::new(&CpuOptions { threads: Some(threads), isa: Some(isa.into()), ..CpuOptions::default() })
+        .expect("an available ISA")
 }
 
 /// `avx2 x 8`: how benchmarks call a [`Cpu`].

@@ -32,7 +32,7 @@ fn every_instruction_set_tells_the_story() {
     };
     let (expected, model) = (std::fs::read_to_string(expected).unwrap(), Model::read(path).unwrap());
     for isa in llama_kernels::available() {
-        let options = CpuOptions { threads: Some(2), isa: Some(isa.to_owned()) };
+        let options = CpuOptions { threads: Some(2), isa: Some(isa.to_owned()), ..CpuOptions::default() };
         let cpu = Arc::new(Cpu::new(&options).unwrap());
         assert_eq!(story(&model, Options::default().cpu(cpu)), expected, "{isa}");
     }
@@ -52,7 +52,8 @@ fn stories260k_tells_its_story() {
     }
     for isa in llama_kernels::available() {
         for threads in [1, 2, 3] {
-            let options = CpuOptions { threads: Some(threads), isa: Some(isa.to_owned()) };
+            let options =
+                CpuOptions { threads: Some(threads), isa: Some(isa.to_owned()), ..CpuOptions::default() };
             let cpu = Arc::new(Cpu::new(&options).unwrap());
             for (name, model) in &models {
                 for deterministic in [false, true] {
@@ -76,7 +77,7 @@ fn float_caches_tell_the_same_story() {
     };
     let (expected, model) = (std::fs::read_to_string(expected).unwrap(), Model::read(path).unwrap());
     for isa in llama_kernels::available() {
-        let options = CpuOptions { threads: Some(2), isa: Some(isa.to_owned()) };
+        let options = CpuOptions { threads: Some(2), isa: Some(isa.to_owned()), ..CpuOptions::default() };
         let cpu = Arc::new(Cpu::new(&options).unwrap());
         for k in KvType::ALL {
             for v in KvType::ALL {

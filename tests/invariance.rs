@@ -38,7 +38,10 @@ fn text(tokens: usize) -> Vec<Token> {
 }
 
 fn cpu(isa: &str, threads: usize) -> Arc<Cpu> {
-    Arc::new(Cpu::new(&CpuOptions { threads: Some(threads), isa: Some(isa.to_owned()) }).unwrap())
+    Arc::new(
+        Cpu::new(&CpuOptions { threads: Some(threads), isa: Some(isa.to_owned()), ..CpuOptions::default() })
+            .unwrap(),
+    )
 }
 
 /// The logits of every token, evaluated in calls of these lengths, which repeat.

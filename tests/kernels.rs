@@ -19,7 +19,8 @@ use std::sync::LazyLock;
 /// Every instruction set of this machine, with one thread and with two.
 static CPUS: LazyLock<Vec<[Cpu; 2]>> = LazyLock::new(|| {
     let cpu = |isa: &str, threads| {
-        Cpu::new(&CpuOptions { threads: Some(threads), isa: Some(isa.to_owned()) }).unwrap()
+        Cpu::new(&CpuOptions { threads: Some(threads), isa: Some(isa.to_owned()), ..CpuOptions::default() })
+            .unwrap()
     };
     llama_kernels::available().into_iter().map(|isa| [cpu(isa, 1), cpu(isa, 2)]).collect()
 });

@@ -56,7 +56,14 @@ fn ids(tokens: &[Token]) -> Vec<u32> {
 /// Every instruction set of this machine, with two threads, one and three.
 static CPUS: LazyLock<Vec<[Arc<Cpu>; 3]>> = LazyLock::new(|| {
     let cpu = |isa: &str, threads| {
-        Arc::new(Cpu::new(&CpuOptions { threads: Some(threads), isa: Some(isa.to_owned()) }).unwrap())
+        Arc::new(
+            Cpu::new(&CpuOptions {
+                threads: Some(threads),
+                isa: Some(isa.to_owned()),
+                ..CpuOptions::default()
+            })
+            .unwrap(),
+        )
     };
     llama_kernels::available().into_iter().map(|isa| [2, 1, 3].map(|threads| cpu(isa, threads))).collect()
 });

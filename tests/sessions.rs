@@ -55,7 +55,7 @@ fn synthetic() -> Model {
 }
 
 fn cpu(threads: usize) -> Arc<Cpu> {
-    Arc::new(Cpu::new(&CpuOptions { threads: Some(threads), isa: None }).unwrap())
+    Arc::new(Cpu::new(&CpuOptions { threads: Some(threads), isa: None, ..CpuOptions::default() }).unwrap())
 }
 
 /// The next pieces, greedily, whatever they are.

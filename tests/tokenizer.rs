@@ -8,6 +8,8 @@ mod byte_level;
 mod chats;
 #[path = "tokenizer/infill.rs"]
 mod infill;
+#[path = "tokenizer/templates.rs"]
+mod templates;
 
 use llama_core::gguf::{ArrayBuf, Gguf, Writer};
 use llama_core::tokenizer::{Merges, Vocab};

@@ -7,7 +7,8 @@
 A round runs every program once on every file, one after the other; what is printed is the median of the
 rounds with the range, and the median of the rounds' ratios: a shared machine changes its speed from minute to
 minute, so figures of different rounds are not compared. `--peer` may be given several times; flash attention
-(`-fa`) is tried both ways and the better one counts, round by round. `--isa` of ours goes with it: `--ours avx2`. How to build llama-bench is said in README.md beside this file.
+(`-fa`) is tried both ways and the better one counts, round by round. `--isa` of ours goes with it: `--ours avx2`.
+How to build llama-bench is said in README.md beside this file.
 """
 
 import argparse

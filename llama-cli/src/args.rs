@@ -3,7 +3,15 @@
 //! Names and defaults are those that llama.cpp's users know. Ranges are checked here, so that a
 //! wrong number is a usage error (exit code 2) and the rest of the program need not look again.
 
+mod chat;
+mod downloads;
+
+pub(crate) use crate::compute::Compute;
+pub(crate) use chat::{Chat, Settings};
+pub(crate) use downloads::{Completions, Models, Remove};
+
 use crate::list::{List, list, pair};
+use crate::source::{Hub, Source};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use llama_core::synth::{Family, Shape};
@@ -16,10 +24,13 @@ use std::str::FromStr;
 
 /// Llama 2 models in GGUF files, on the CPU.
 #[derive(Parser)]
-#[command(name = "llama", version, arg_required_else_help = true)]
+#[command(name = "llama", version = crate::about::version(), after_help = crate::about::AFTER_HELP)]
 pub(crate) struct Cli {
+    /// Neither bars nor colours, for consoles and programs that understand none
+    #[arg(long, global = true, env = "LLAMA_ARG_SIMPLE_IO", hide_env_values = true)]
+    pub(crate) simple_io: bool,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Option<Command>,
 }
 
 #[derive(Subcommand)]
@@ -29,6 +40,13 @@ pub(crate) enum Command {
     /// The exit code is 0 when generation ends by itself or at its limit, 1 after an error, 2 for
     /// wrong flags and 130 when Ctrl-C ended it (a second Ctrl-C does not wait).
     Run(Run),
+    /// Talk with a model, turn by turn
+    ///
+    /// On a terminal with line editing; \ at the end of a line goes on in the next, and what is pasted is one
+    /// text. Otherwise each line of standard input is a question, and standard output carries the answers.
+    /// Ctrl-C stops an answer, and what there is of it stays. A line that begins with / is a command; /help
+    /// shows them.
+    Chat(Chat),
     /// Fill gaps in a text, with a model that was trained for it (Code Llama 7B and 13B)
     ///
     /// With --prefix and --suffix, standard output carries the text between the two and nothing else. With
@@ -53,13 +71,20 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Write a model of a real shape with random weights
     Synth(Synth),
+    /// List the downloaded models
+    Models(Models),
+    /// Remove a downloaded model
+    Rm(Remove),
+    /// Print completions for a shell
+    Completions(Completions),
+    /// Print the manual, as roff: llama man | man -l -
+    Man,
 }
 
 #[derive(Args)]
 pub(crate) struct Run {
-    /// The GGUF file (of a split model, its first part)
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) source: Source,
     #[command(flatten)]
     pub(crate) text: Text,
     #[command(flatten)]
@@ -86,17 +111,24 @@ pub(crate) struct Run {
 #[derive(Args)]
 pub(crate) struct Generation {
     /// Tokens to generate; -1: until the end of the text or of the context
-    #[arg(short = 'n', long, visible_alias = "n-predict", value_name = "N", default_value_t = -1,
+    #[arg(env = "LLAMA_ARG_N_PREDICT", hide_env_values = true, short = 'n', long, visible_alias = "n-predict", value_name = "N", default_value_t = -1,
           allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
     pub(crate) predict: i64,
     /// Positions of the context; 0: as many as the model was trained for
-    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    #[arg(
+        env = "LLAMA_ARG_CTX_SIZE",
+        hide_env_values = true,
+        short,
+        long,
+        value_name = "N",
+        default_value_t = 0
+    )]
     pub(crate) ctx_size: usize,
     /// Tokens of a prompt that are evaluated at once
-    #[arg(short, long, value_name = "N", default_value = "2048", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(env = "LLAMA_ARG_BATCH", hide_env_values = true, short, long, value_name = "N", default_value = "2048", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch_size: u32,
     /// The same, also spelled -ub; the smaller of the two sizes holds
-    #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(env = "LLAMA_ARG_UBATCH", hide_env_values = true, long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) ubatch_size: u32,
     #[command(flatten)]
     pub(crate) cache: Cache,
@@ -111,9 +143,8 @@ pub(crate) struct Generation {
 #[derive(Args)]
 #[command(group = ArgGroup::new("around").args(["prefix", "suffix", "file"]).required(true).multiple(true))]
 pub(crate) struct Infill {
-    /// The GGUF file (of a split model, its first part)
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) source: Source,
     /// A file that holds what stands before the gap [default: nothing]
     #[arg(long, value_name = "FILE")]
     pub(crate) prefix: Option<PathBuf>,
@@ -167,25 +198,14 @@ pub(crate) struct Sampling {
     pub(crate) seed: Seed,
 }
 
-/// What computes.
-#[derive(Args)]
-pub(crate) struct Compute {
-    /// Threads [default: the physical cores that this process may use]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=Cpu::MAX_THREADS as i64))]
-    pub(crate) threads: Option<u16>,
-    /// Instruction set [default: the best that this machine has]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) isa: Option<String>,
-}
-
 /// What a session remembers its tokens as.
 #[derive(Args)]
 pub(crate) struct Cache {
     /// What keys are cached as, also spelled -ctk
-    #[arg(long, value_name = "TYPE", default_value_t = KvType::default(), ignore_case = true, value_parser = cache_type())]
+    #[arg(env = "LLAMA_ARG_CACHE_TYPE_K", hide_env_values = true, long, value_name = "TYPE", default_value_t = KvType::default(), ignore_case = true, value_parser = cache_type())]
     pub(crate) cache_type_k: KvType,
     /// What values are cached as, also spelled -ctv
-    #[arg(long, value_name = "TYPE", default_value_t = KvType::default(), ignore_case = true, value_parser = cache_type())]
+    #[arg(env = "LLAMA_ARG_CACHE_TYPE_V", hide_env_values = true, long, value_name = "TYPE", default_value_t = KvType::default(), ignore_case = true, value_parser = cache_type())]
     pub(crate) cache_type_v: KvType,
 }
 
@@ -194,42 +214,41 @@ pub(crate) struct Cache {
 #[command(next_help_heading = "Rotary embedding")]
 pub(crate) struct Rope {
     /// How it is scaled for longer contexts; ntk changes the base by the factor, dynamic as the text grows
-    #[arg(long, value_name = "KIND", value_parser = named(Scaling::ALL.iter().map(|s| s.name()), Scaling::from_name))]
+    #[arg(env = "LLAMA_ARG_ROPE_SCALING_TYPE", hide_env_values = true, long, value_name = "KIND", value_parser = named(Scaling::ALL.iter().map(|s| s.name()), Scaling::from_name))]
     pub(crate) rope_scaling: Option<Scaling>,
     /// Factor by which the context becomes longer
-    #[arg(long, value_name = "N", value_parser = number(1e-3..=1e6))]
+    #[arg(env = "LLAMA_ARG_ROPE_SCALE", hide_env_values = true, long, value_name = "N", value_parser = number(1e-3..=1e6))]
     pub(crate) rope_scale: Option<f32>,
     /// Base of the frequencies
-    #[arg(long, value_name = "N", value_parser = number(1.0..=1e12))]
+    #[arg(env = "LLAMA_ARG_ROPE_FREQ_BASE", hide_env_values = true, long, value_name = "N", value_parser = number(1.0..=1e12))]
     pub(crate) rope_freq_base: Option<f32>,
     /// The inverse of --rope-scale
-    #[arg(long, value_name = "N", value_parser = number(1e-6..=1e3), conflicts_with = "rope_scale")]
+    #[arg(env = "LLAMA_ARG_ROPE_FREQ_SCALE", hide_env_values = true, long, value_name = "N", value_parser = number(1e-6..=1e3), conflicts_with = "rope_scale")]
     pub(crate) rope_freq_scale: Option<f32>,
     /// Positions that the model was trained for, for yarn and dynamic
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(env = "LLAMA_ARG_YARN_ORIG_CTX", hide_env_values = true, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) yarn_orig_ctx: Option<u32>,
     /// How much of the unscaled angles yarn keeps where pairs turn often
-    #[arg(long, value_name = "N", value_parser = number(0.0..=1.0))]
+    #[arg(env = "LLAMA_ARG_YARN_EXT_FACTOR", hide_env_values = true, long, value_name = "N", value_parser = number(0.0..=1.0))]
     pub(crate) yarn_ext_factor: Option<f32>,
     /// What yarn's magnitude is multiplied by
-    #[arg(long, value_name = "N", value_parser = number(1e-3..=1e3))]
+    #[arg(env = "LLAMA_ARG_YARN_ATTN_FACTOR", hide_env_values = true, long, value_name = "N", value_parser = number(1e-3..=1e3))]
     pub(crate) yarn_attn_factor: Option<f32>,
     /// Turns up to which yarn scales in full
-    #[arg(long, value_name = "N", value_parser = number(1e-3..=1e6))]
+    #[arg(env = "LLAMA_ARG_YARN_BETA_SLOW", hide_env_values = true, long, value_name = "N", value_parser = number(1e-3..=1e6))]
     pub(crate) yarn_beta_slow: Option<f32>,
     /// Turns from which on yarn scales nothing
-    #[arg(long, value_name = "N", value_parser = number(1e-3..=1e6))]
+    #[arg(env = "LLAMA_ARG_YARN_BETA_FAST", hide_env_values = true, long, value_name = "N", value_parser = number(1e-3..=1e6))]
     pub(crate) yarn_beta_fast: Option<f32>,
 }
 
 #[derive(Args)]
 pub(crate) struct Inspect {
     /// The GGUF file (of a split model, its first part)
-    #[arg(value_name = "FILE", required_unless_present = "model", conflicts_with = "model")]
+    #[arg(value_name = "FILE", conflicts_with_all = ["model", "hf_repo", "model_url"])]
     pub(crate) file: Option<PathBuf>,
-    /// The same, as a flag
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) source: Source,
     /// Print JSON, arrays in full
     #[arg(long)]
     pub(crate) json: bool,
@@ -237,9 +256,8 @@ pub(crate) struct Inspect {
 
 #[derive(Args)]
 pub(crate) struct Tokenize {
-    /// The GGUF file
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) source: Source,
     /// The text [default: standard input]
     #[command(flatten)]
     pub(crate) text: Text,
@@ -258,6 +276,8 @@ pub(crate) struct Bench {
     /// synthetic model, written to a temporary directory]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) model: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) hub: Hub,
     /// Tokens of the prompt tests (pp); 0: none
     #[arg(short = 'p', long, value_name = "LIST", default_value = "512", value_parser = list(0..=MAX_TOKENS))]
     pub(crate) n_prompt: Vec<List>,
@@ -402,8 +422,16 @@ pub(crate) fn parse() -> Cli {
 
 /// Flags of llama.cpp that clap would read as several of one letter each, and their long names; the last
 /// of them only in `bench`.
-const TWO_LETTERS: [(&str, &str); 3] =
-    [("-ub", "--ubatch-size"), ("-ctk", "--cache-type-k"), ("-ctv", "--cache-type-v")];
+const TWO_LETTERS: [(&str, &str); 8] = [
+    ("-ub", "--ubatch-size"),
+    ("-ctk", "--cache-type-k"),
+    ("-ctv", "--cache-type-v"),
+    ("-hf", "--hf-repo"),
+    ("-hfr", "--hf-repo"),
+    ("-hff", "--hf-file"),
+    ("-mu", "--model-url"),
+    ("-Cr", "--cpu-range"),
+];
 const TWO_LETTERS_OF_BENCH: [(&str, &str); 2] = [("-pg", "--pg"), ("-oe", "--output-err")];
 
 /// Replaces these flags by their long names; a prompt and what follows `--` are left alone.

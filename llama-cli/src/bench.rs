@@ -25,7 +25,7 @@ use self::run::{Depth, Test};
 use crate::args::Bench;
 use crate::failure::Failure;
 use crate::list::List;
-use crate::output::{note, printable};
+use crate::output::{label, note, printable};
 use crate::{interrupt, load, machine};
 use llama_core::synth::{Shape, Spec, Synth};
 use llama_core::{Model, Options, Plan};
@@ -48,7 +48,9 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
     let earlier = args.compare.as_deref().map(Earlier::read).transpose()?;
     let settings = settings(args)?;
     // Holds the directory until the end, when it is removed.
-    let (paths, _directory) = match &args.model[..] {
+    let mut models = args.model.clone();
+    models.extend(args.hub.locate()?);
+    let (paths, _directory) = match &models[..] {
         [] => tiny_model().map(|(path, directory)| (vec![path], Some(directory)))?,
         paths => (paths.to_vec(), None),
     };
@@ -71,7 +73,7 @@ fn settings(args: &Bench) -> Result<Vec<Setting>, Failure> {
         args.isa.iter().cloned().map(Some).collect::<Vec<_>>()
     };
     // With one thread this starts none: it finds the name, or that there is none.
-    let known = |isa| Ok(Cpu::new(&CpuOptions { threads: Some(1), isa })?.isa());
+    let known = |isa| Ok(Cpu::new(&CpuOptions { threads: Some(1), isa, ..CpuOptions::default() })?.isa());
     let isas: Vec<&'static str> = isas.into_iter().map(known).collect::<Result<_, Failure>>()?;
     let threads = match &args.threads[..] {
         [] => vec![default_threads()],
@@ -130,7 +132,7 @@ impl Measurement<'_> {
     ) -> Result<(), Failure> {
         machine::forget_peak();
         let clock = Instant::now();
-        let model = load::model(path)?;
+        let model = Model::from_gguf(load::map(path)?)?;
         let load = clock.elapsed().as_secs_f64();
         let subject = Rc::new(Subject {
             name: name(&model)?,
@@ -155,7 +157,11 @@ impl Measurement<'_> {
         report: &mut Report,
     ) -> Result<(), Failure> {
         let Some(context) = tests.iter().map(|test| test.context()).max() else { return Ok(()) };
-        let cpu = CpuOptions { threads: Some(setting.threads), isa: Some(setting.isa.into()) };
+        let cpu = CpuOptions {
+            threads: Some(setting.threads),
+            isa: Some(setting.isa.into()),
+            ..CpuOptions::default()
+        };
         let cpu = Arc::new(Cpu::new(&cpu)?);
         let options = options(setting).context(context).cpu(cpu.clone()).cancel(self.cancel.clone());
         let plan = Plan::new(model.gguf(), &options)?;
@@ -214,8 +220,9 @@ impl Measurement<'_> {
             report.add(row)?;
             if clock.max(stream) > QUIET {
                 note(format_args!(
-                    "warning: this machine is not quiet: during {test} its clock changed by {:.0} % and its \
+                    "{} this machine is not quiet: during {test} its clock changed by {:.0} % and its \
                      memory's speed by {:.0} %",
+                    label("warning"),
                     100.0 * clock,
                     100.0 * stream
                 ));

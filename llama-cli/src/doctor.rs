@@ -201,7 +201,9 @@ fn text(
         "processors",
         match (processors, physical) {
             (Some(processors), Some(physical)) => {
-                format!("{processors} on {physical} cores, {allowed} usable at the same time")
+                let fast =
+                    facts.cores.performance.map_or(String::new(), |fast| format!(" ({fast} of them fast)"));
+                format!("{processors} on {physical} cores{fast}, {allowed} usable at the same time")
             }
             _ => format!("{allowed} usable at the same time"),
         },
@@ -251,6 +253,7 @@ fn threads_reason(args: &Doctor, facts: &Facts) -> &'static str {
     let Cores { allowed, physical, .. } = facts.cores;
     match physical {
         _ if args.compute.threads.is_some() => "as asked for",
+        _ if facts.cores.performance.is_some() => "one for each fast core: a slow one would hold it up",
         Some(physical) if physical > allowed => {
             "as many as may run at the same time, fewer than there are cores"
         }
@@ -279,6 +282,8 @@ fn json(facts: &Facts, rates: &Rates, expectations: &[Expectation], advice: &[St
         "system": OS,
         "processors": facts.cores.processors,
         "physical_cores": facts.cores.physical,
+        "performance_cores": facts.cores.performance,
+        "on_battery": machine::on_battery(),
         "usable": facts.cores.allowed,
         "threads": facts.threads,
         "default_threads": facts.default_threads,
@@ -304,6 +309,7 @@ mod tests {
 
     fn facts() -> Facts {
         let mut facts = Facts::gather(2, "scalar");
+        facts.cores.performance = None;
         (facts.cores.allowed, facts.cores.processors, facts.cores.physical) = (4, Some(4), Some(2));
         (facts.threads, facts.default_threads) = (2, 2);
         facts.isa = facts.isas.iter().find(|isa| isa.preferred).unwrap().name;

@@ -1,7 +1,7 @@
 //! How the command ends when it does not end well.
 
 use crate::infill::MARKER;
-use crate::output::{note, printable};
+use crate::output::{label, note, printable};
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,6 +13,16 @@ pub(crate) enum Failure {
     Model(#[from] llama_core::Error),
     #[error(transparent)]
     Cpu(#[from] llama_kernels::CpuError),
+    #[error(transparent)]
+    Hub(#[from] crate::hub::Error),
+    #[error("no model: expected -m FILE, -hf USER/MODEL or -mu URL")]
+    NoModel,
+    #[error("{model}: expected a model in the cache {}, found none (llama models lists them)", cache.display())]
+    NotCached { model: String, cache: PathBuf },
+    #[error("{model}: a process is downloading it")]
+    Busy { model: String },
+    #[error("nothing was removed: expected a confirmation, or -y")]
+    NotConfirmed,
     #[error("cannot {action} {}: {source}", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{}: expected UTF-8 text, found another byte at offset {offset}", path.display())]
@@ -21,6 +31,16 @@ pub(crate) enum Failure {
     Earlier { path: PathBuf, expected: &'static str, found: String },
     #[error("{}: expected {MARKER} where text is to be filled in, found none", path.display())]
     Marker { path: PathBuf },
+    #[error(
+        "--template file: expected the key \"tokenizer.chat_template\" in the model's file, found no such key"
+    )]
+    NoTemplate,
+    #[error("expected {expected}, found {found}")]
+    Command { expected: String, found: String },
+    #[error("/set: {0}")]
+    Setting(String),
+    #[error("cannot read a line: {0}")]
+    Line(#[from] rustyline::error::ReadlineError),
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
     #[error("cannot listen for Ctrl-C: {0}")]
@@ -38,8 +58,12 @@ impl Failure {
             Failure::Interrupted | Failure::Model(llama_core::Error::Cancelled) => {
                 ExitCode::from(crate::interrupt::EXIT_CODE)
             }
+            Failure::NoModel => {
+                note(format_args!("{} {}", label("error"), Failure::NoModel));
+                ExitCode::from(2)
+            }
             failure => {
-                note(format_args!("error: {}", printable(&failure.to_string())));
+                note(format_args!("{} {}", label("error"), printable(&failure.to_string())));
                 ExitCode::FAILURE
             }
         }

@@ -21,12 +21,13 @@ enum Around {
 }
 
 pub(crate) fn infill(args: &Args) -> Result<(), Failure> {
+    args.source.named()?;
     let around = args.around()?;
     let cancel = interrupt::watch()?;
 
     let clock = Instant::now();
     let options = args.generation.options(cancel)?;
-    let model = load::model(&args.model)?;
+    let model = load::model(&args.source)?;
     let order = if args.spm { Order::SuffixFirst } else { Order::PrefixFirst };
     let gap = model.infill()?.order(order);
     let mut session = model.session(options)?;

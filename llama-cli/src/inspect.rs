@@ -9,8 +9,10 @@ use serde_json::{Value as Json, json};
 use std::fmt::Write;
 
 pub(crate) fn inspect(args: &Inspect) -> Result<(), Failure> {
-    let path = args.file.as_ref().or(args.model.as_ref()).expect("clap requires one of them");
-    let gguf = load::gguf(path)?;
+    let gguf = match &args.file {
+        Some(path) => load::map(path)?,
+        None => load::gguf(&args.source)?,
+    };
     if args.json { print(format_args!("{:#}\n", json(&gguf))) } else { print(table(&gguf)) }
 }
 

@@ -1,14 +1,13 @@
-//! What every subcommand starts with: a text, a model, something that computes.
+//! What every subcommand starts with: a text and a model.
 
-use crate::args::{Cache, Compute, Rope, Text};
+use crate::args::{Cache, Rope, Text};
 use crate::failure::Failure;
+use crate::source::Source;
 use llama_core::gguf::Gguf;
 use llama_core::{Model, Options, RopeOptions};
-use llama_kernels::{Cpu, CpuOptions};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 impl Text {
     /// The text, if one was given.
@@ -38,13 +37,6 @@ pub(crate) fn stdin() -> Result<String, Failure> {
     utf8(path, bytes)
 }
 
-impl Compute {
-    pub(crate) fn cpu(&self) -> Result<Arc<Cpu>, Failure> {
-        let options = CpuOptions { threads: self.threads.map(usize::from), isa: self.isa.clone() };
-        Ok(Arc::new(Cpu::new(&options)?))
-    }
-}
-
 impl Cache {
     /// The options with these types.
     pub(crate) fn apply(&self, options: Options) -> Options {
@@ -68,17 +60,22 @@ impl Rope {
     }
 }
 
+/// Maps the file of a source.
+pub(crate) fn gguf(source: &Source) -> Result<Gguf, Failure> {
+    map(&source.locate()?)
+}
+
+/// The model of a source.
+pub(crate) fn model(source: &Source) -> Result<Model, Failure> {
+    Ok(Model::from_gguf(gguf(source)?)?)
+}
+
 /// Maps a file.
 #[expect(unsafe_code, reason = "a mapped file is shared with everybody who may write to it")]
-pub(crate) fn gguf(path: &Path) -> Result<Gguf, Failure> {
+pub(crate) fn map(path: &Path) -> Result<Gguf, Failure> {
     // SAFETY: this program never writes to a file that it has mapped, and its users know that a
     // model's file must not change while it is in use.
     Ok(unsafe { Gguf::map(path) }?)
-}
-
-/// Maps a model's file.
-pub(crate) fn model(path: &Path) -> Result<Model, Failure> {
-    Ok(Model::from_gguf(gguf(path)?)?)
 }
 
 fn utf8(path: PathBuf, bytes: Vec<u8>) -> Result<String, Failure> {

@@ -74,6 +74,23 @@ pub(crate) fn huge_pages() -> Option<String> {
     Some(rest.split_once(']')?.0.to_owned())
 }
 
+/// Whether a battery is being emptied, and nothing but it gives power.
+pub(crate) fn on_battery() -> bool {
+    drains(Path::new("/sys/class/power_supply"))
+}
+
+fn drains(supplies: &Path) -> bool {
+    let supplies: Vec<_> =
+        fs::read_dir(supplies).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let is = |supply: &Path, name: &str, value: &str| {
+        fs::read_to_string(supply.join(name)).is_ok_and(|text| text.trim() == value)
+    };
+    // A mouse's battery has the scope of a device.
+    let battery = |supply: &Path| is(supply, "type", "Battery") && !is(supply, "scope", "Device");
+    let discharging = supplies.iter().any(|supply| battery(supply) && is(supply, "status", "Discharging"));
+    discharging && !supplies.iter().any(|supply| is(supply, "type", "Mains") && is(supply, "online", "1"))
+}
+
 /// What the process's control group, or one above it, allows.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Limits {
@@ -144,6 +161,21 @@ mod tests {
         let status = "VmPeak:\t  100 kB\nVmHWM:\t    2048 kB\n";
         assert_eq!((kilobytes(status, "VmHWM:"), kilobytes(status, "VmRSS:")), (Some(2 << 20), None));
         assert_eq!((ratio("150000 100000\n"), ratio("max 100000"), ratio("1 0")), (Some(1.5), None, None));
+    }
+
+    #[test]
+    fn a_battery_drains_if_it_alone_gives_power() {
+        let root = tempfile::tempdir().unwrap();
+        let supply = |name: &str, files: &[(&str, &str)]| {
+            fs::create_dir_all(root.path().join(name)).unwrap();
+            files.iter().for_each(|(file, text)| fs::write(root.path().join(name).join(file), text).unwrap());
+        };
+        supply("mouse", &[("type", "Battery\n"), ("scope", "Device\n"), ("status", "Discharging\n")]);
+        assert!(!drains(root.path()));
+        supply("BAT0", &[("type", "Battery\n"), ("status", "Discharging\n")]);
+        assert!(drains(root.path()));
+        supply("AC", &[("type", "Mains\n"), ("online", "1\n")]);
+        assert!(!drains(root.path()));
     }
 
     #[test]

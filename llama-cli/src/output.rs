@@ -2,12 +2,34 @@
 
 use crate::failure::Failure;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether neither colours nor bars are wanted, whatever the streams are.
+static SIMPLE: AtomicBool = AtomicBool::new(false);
+
+/// From now on there are neither colours nor bars.
+pub(crate) fn be_simple() {
+    SIMPLE.store(true, Ordering::Relaxed);
+}
+
+/// Whether somebody sees a bar on standard error that moves.
+pub(crate) fn shows_progress() -> bool {
+    !SIMPLE.load(Ordering::Relaxed)
+        && io::stderr().is_terminal()
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
 
 /// Writes to standard output, at once.
 pub(crate) fn print(text: impl fmt::Display) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     write!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::Stdout)
+}
+
+/// `error`, `warning`: a word at the beginning of a line, red where somebody sees colours.
+pub(crate) fn label(word: &str) -> String {
+    let colourless = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if shows_progress() && !colourless { format!("\x1b[1;31m{word}:\x1b[0m") } else { format!("{word}:") }
 }
 
 /// Writes a line to standard error. If nobody can read it, there is nobody to tell.

@@ -3,7 +3,7 @@
 use crate::args::{Generation, Run, Sampling, Seed};
 use crate::failure::Failure;
 use crate::output::{note, print};
-use crate::{interrupt, load};
+use crate::{interrupt, load, prompt};
 use llama_core::{Error, Model, Options, Prompt, Sampler, Session, StopReason};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IsTerminal};
@@ -12,12 +12,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
+    args.source.named()?;
     let prompt = args.prompt()?;
     let cancel = interrupt::watch()?;
 
     let clock = Instant::now();
     let mut options = args.generation.options(cancel)?;
-    let model = load::model(&args.model)?;
+    let model = load::model(&args.source)?;
     if args.context_shift {
         options = options.context_shift(args.keep(&prompt, &model));
     }
@@ -50,7 +51,7 @@ pub(crate) fn timings(seed: Option<u64>, load: Duration, session: &Session) {
 
 /// Streams the text; tells whether Ctrl-C ended it.
 fn generate(args: &Run, prompt: &str, session: &mut Session, sampler: &mut Sampler) -> Result<bool, Failure> {
-    match session.push(prompt) {
+    match prompt::push(session, prompt, args.generation.ubatch()) {
         Err(Error::Cancelled) => return Ok(true),
         result => result?,
     }
@@ -85,10 +86,14 @@ impl Run {
 impl Generation {
     /// The session's options.
     pub(crate) fn options(&self, cancel: Arc<AtomicBool>) -> Result<Options, Failure> {
-        let ubatch = self.batch_size.min(self.ubatch_size) as usize;
-        let options = Options::default().cpu(self.compute.cpu()?).cancel(cancel).ubatch(ubatch);
+        let options = Options::default().cpu(self.compute.cpu()?).cancel(cancel).ubatch(self.ubatch());
         let options = self.cache.apply(options.rope(self.rope.options()));
         Ok(if self.ctx_size > 0 { options.context(self.ctx_size) } else { options })
+    }
+
+    /// Tokens that go through the model at once.
+    pub(crate) fn ubatch(&self) -> usize {
+        self.batch_size.min(self.ubatch_size) as usize
     }
 
     /// Tokens to generate at most.

@@ -6,10 +6,10 @@
 use crate::args::Synth as Args;
 use crate::failure::Failure;
 use crate::interrupt;
-use crate::output::note;
+use crate::output::{note, shows_progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use llama_core::synth::{Shape, Spec, Synth};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,7 +56,7 @@ fn temporary(output: &Path) -> io::Result<NamedTempFile> {
 }
 
 fn progress_bar(bytes: u64) -> ProgressBar {
-    let target = match io::stderr().is_terminal() {
+    let target = match shows_progress() {
         true => ProgressDrawTarget::stderr(),
         false => ProgressDrawTarget::hidden(),
     };

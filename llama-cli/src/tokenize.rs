@@ -9,7 +9,7 @@ use serde_json::json;
 use std::fmt::Write;
 
 pub(crate) fn tokenize(args: &Tokenize) -> Result<(), Failure> {
-    let tokenizer = Tokenizer::from_gguf(&load::gguf(&args.model)?)?;
+    let tokenizer = Tokenizer::from_gguf(&load::gguf(&args.source)?)?;
     let text = match args.text.read()? {
         Some(text) => text,
         None => load::stdin()?,

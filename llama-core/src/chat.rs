@@ -22,6 +22,7 @@ pub struct Chat {
     bos: Token,
     eos: Token,
     system: Option<String>,
+    every_turn: bool,
     turns: Vec<Turn>,
 }
 
@@ -35,12 +36,19 @@ struct Turn {
 impl Chat {
     /// An empty conversation for a vocabulary with these two special tokens.
     pub fn new(bos: Token, eos: Token) -> Chat {
-        Chat { bos, eos, system: None, turns: Vec::new() }
+        Chat { bos, eos, system: None, every_turn: false, turns: Vec::new() }
     }
 
     /// Sets the instructions that stand before the first question.
     pub fn system(mut self, text: impl Into<String>) -> Chat {
         self.system = Some(text.into());
+        self
+    }
+
+    /// Whether the instructions stand before every question, as in the conversations that taught Llama 2-Chat to hold
+    /// on to them. Default: before the first alone, as in Meta's code.
+    pub fn system_every_turn(mut self, on: bool) -> Chat {
+        self.every_turn = on;
         self
     }
 
@@ -79,7 +87,8 @@ impl From<&Chat> for Prompt {
         let turns = if chat.turns.is_empty() && system.is_some() { &alone } else { chat.turns.as_slice() };
         turns.iter().fold(Prompt::new(), |prompt, turn| {
             // Stripped together with the system text, so after one the question keeps its leading white space.
-            let question = system.take().unwrap_or_default() + &turn.user;
+            let system = if chat.every_turn { system.clone() } else { system.take() };
+            let question = system.unwrap_or_default() + &turn.user;
             let prompt = prompt.special(chat.bos).text(format!("[INST] {} [/INST]", strip(&question)));
             match &turn.assistant {
                 Some(answer) => prompt.text(format!(" {} ", strip(answer))).special(chat.eos),
@@ -145,6 +154,13 @@ mod tests {
             .special(BOS)
             .text("[INST] c [/INST]");
         assert_eq!(prompt, expected);
+    }
+
+    #[test]
+    fn the_system_text_stands_in_every_turn_if_asked_to() {
+        let every = chat().system("s").system_every_turn(true).user("a").assistant("b").user("c");
+        let block = "<<SYS>>\ns\n<</SYS>>\n\n";
+        assert_eq!(texts(every), [format!("[INST] {block}a [/INST] b "), format!("[INST] {block}c [/INST]")]);
     }
 
     #[test]

@@ -86,6 +86,26 @@ pub enum Error {
         /// What was given.
         found: String,
     },
+    /// A chat template is none, refuses a conversation, or spends too much on it.
+    #[error("chat template{}: {reason}", line.map_or(String::new(), |line| format!(", line {line}")))]
+    Template {
+        /// Where in the template.
+        line: Option<usize>,
+        /// What it says, or what is wrong with it.
+        reason: String,
+    },
+    /// A file does not hold a conversation that can go on here.
+    #[error("{}: {what}: expected {expected}, found {found}", path.display())]
+    SavedChat {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        what: &'static str,
+        /// What the session or the format asks for.
+        expected: String,
+        /// What the file holds.
+        found: String,
+    },
     /// What computes cannot be set up.
     #[error(transparent)]
     Cpu(llama_kernels::CpuError),

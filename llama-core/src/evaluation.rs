@@ -110,10 +110,17 @@ impl Evaluation {
 
     /// How many tokens may be forgotten: all but those at the beginning that are to be kept and the last.
     fn forgettable(&self) -> usize {
-        let Some(keep) = self.keep else { return 0 };
+        if self.keep.is_none() {
+            return 0;
+        }
+        self.tokens.len().saturating_sub(self.kept().saturating_add(1))
+    }
+
+    /// How many of the first tokens a full context does not forget.
+    pub(crate) fn kept(&self) -> usize {
         let bos = self.model.tokenizer().bos();
-        let kept = keep.saturating_add(usize::from(bos.is_some() && self.tokens.first().copied() == bos));
-        self.tokens.len().saturating_sub(kept.saturating_add(1))
+        let start = usize::from(bos.is_some() && self.tokens.first().copied() == bos);
+        self.keep.unwrap_or(0).saturating_add(start)
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {

@@ -56,6 +56,16 @@ impl<'a> Generate<'a> {
         self
     }
 
+    /// How many tokens the session has generated.
+    pub(crate) fn generated(&self) -> usize {
+        self.evaluation.stats.generated_tokens
+    }
+
+    /// The session's last token.
+    pub(crate) fn last_token(&self) -> Option<Token> {
+        self.evaluation.tokens.last().copied()
+    }
+
     /// Chooses the next token, and returns it unless it ends the text.
     fn step(&mut self) -> Result<Option<Token>> {
         let evaluation = &mut *self.evaluation;

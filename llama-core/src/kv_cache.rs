@@ -59,6 +59,12 @@ impl KvCache {
         self.len = self.len.min(len);
     }
 
+    /// Says that the layers hold so many tokens, which somebody has put there.
+    pub(crate) fn restored(&mut self, len: usize) {
+        assert!(len <= self.context, "{len} tokens in a context of {}", self.context);
+        self.len = len;
+    }
+
     /// Forgets these tokens; those behind them move up, turned back.
     pub(crate) fn remove(&mut self, tokens: Range<usize>, cpu: &Cpu, rotation: &Rotation) {
         if self.len <= tokens.end {
@@ -92,7 +98,6 @@ impl KvCache {
     }
 
     /// Each layer's cache.
-    #[cfg(test)]
     pub(crate) fn layers(&self) -> &[KvLayer] {
         &self.layers
     }

@@ -50,6 +50,7 @@
 mod architecture;
 mod chat;
 mod config;
+mod conversation;
 mod error;
 mod evaluation;
 mod forward;
@@ -67,11 +68,13 @@ mod session;
 mod state;
 mod stats;
 pub mod synth;
+mod template;
 pub mod tokenizer;
 mod weights;
 
 pub use chat::Chat;
 pub use config::{Config, Experts};
+pub use conversation::{ChatFormat, Conversation, Reply};
 pub use error::{Error, Result};
 pub use generate::Generate;
 pub use infill::{Infill, Order};
@@ -82,5 +85,6 @@ pub use rope::{Rope, RopeOptions, Scaling};
 pub use sampler::Sampler;
 pub use session::{Options, Session, StopReason};
 pub use stats::Stats;
+pub use template::{Message, Role, Template};
 pub use tokenizer::{Prompt, Segment, Token, Tokenizer};
 pub use weights::{FeedForward, Layer, Mlp, Tensor, Weights};

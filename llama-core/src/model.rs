@@ -5,7 +5,7 @@ use crate::gguf::Gguf;
 use crate::session::{Options, Session};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
-use crate::{Chat, Config, Error, Infill, Result};
+use crate::{Chat, ChatFormat, Config, Error, Infill, Result, Template};
 use llama_kernels::{Cpu, CpuOptions};
 use std::fmt;
 use std::path::Path;
@@ -89,6 +89,25 @@ impl Model {
         };
         let tokenizer = self.tokenizer();
         Ok(Chat::new(special(tokenizer.bos(), "bos")?, special(tokenizer.eos(), "eos")?))
+    }
+
+    /// The Jinja source of the file's chat template, if it has one.
+    ///
+    /// # Errors
+    /// [`Error::Key`] if the key is there and holds no text.
+    pub fn chat_template(&self) -> Result<Option<&str>> {
+        self.gguf().opt_str("tokenizer.chat_template")
+    }
+
+    /// How this model's conversations become prompts: by the file's template, or natively as Llama 2's if it has none.
+    ///
+    /// # Errors
+    /// [`Error::Key`] if the key holds no text, [`Error::Template`] if the template does not compile.
+    pub fn chat_format(&self) -> Result<ChatFormat> {
+        Ok(match self.chat_template()? {
+            Some(source) => ChatFormat::Template(Box::new(Template::new(source, self.tokenizer())?)),
+            None => ChatFormat::Llama2,
+        })
     }
 
     /// A gap without text around it yet, for models that were trained to fill gaps in.

@@ -7,7 +7,7 @@ use crate::model::Model;
 use crate::plan::Plan;
 use crate::state::State;
 use crate::stats::Stats;
-use crate::tokenizer::{Prompt, Segment};
+use crate::tokenizer::Prompt;
 use crate::{Error, Result, RopeOptions, Sampler, Token};
 use llama_kernels::{Cpu, KvType};
 use std::sync::Arc;
@@ -204,15 +204,14 @@ impl Session {
     pub fn push(&mut self, prompt: impl Into<Prompt>) -> Result<()> {
         let prompt = prompt.into();
         let tokenizer = self.model.tokenizer();
-        let mut tokens = tokenizer.encode(&prompt);
-        if let Some(bos) = tokenizer.bos()
-            && tokenizer.add_bos()
-            && self.evaluation.tokens.is_empty()
-            && prompt.segments().first() != Some(&Segment::Special(bos))
-        {
-            tokens.insert(0, bos);
-        }
-        self.evaluation.append(&tokens)?;
+        let is_start = self.evaluation.tokens.is_empty();
+        let tokens = if is_start { tokenizer.encode_start(&prompt) } else { tokenizer.encode(&prompt) };
+        self.extend(&tokens)
+    }
+
+    /// Appends tokens and evaluates them.
+    pub(crate) fn extend(&mut self, tokens: &[Token]) -> Result<()> {
+        self.evaluation.append(tokens)?;
         self.as_prompt(Evaluation::catch_up)
     }
 

@@ -78,6 +78,11 @@ impl State {
         &self.logits
     }
 
+    /// Puts the logits of the most recent token back.
+    pub(crate) fn restore_logits(&mut self, logits: Vec<f32>) {
+        self.logits = logits;
+    }
+
     /// Prepares for a pass over `tokens` from position `start` on.
     ///
     /// The rotations are computed here, once for all layers, in double precision. A table of the whole

@@ -28,8 +28,8 @@ pub(crate) trait Backend: Send + Sync {
     /// Whether it is a good choice on this CPU, and not only a possible one.
     fn preferred(&self) -> bool;
 
-    /// How a batch of many tokens is prepared.
-    fn layout(&self) -> Layout;
+    /// How a batch of many tokens, so many, is prepared.
+    fn layout(&self, tokens: usize) -> Layout;
 
     /// What products with matrices of this format read of a batch in this layout.
     fn form(&self, format: Format, layout: Layout) -> Form;
@@ -37,11 +37,11 @@ pub(crate) trait Backend: Send + Sync {
     /// Quantizes a part of one token's activations into the layouts of rows that are not empty.
     fn quantize_row(&self, x: &[f32], of16: &mut [Span16], of32: &mut [Span32]);
 
-    /// Quantizes a tile of tokens, `x[token][cols]`, in the layout of many tokens.
-    fn quantize_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
+    /// Quantizes a tile of tokens, `x[token][cols]`, in a layout of many tokens.
+    fn quantize_tile(&self, x: &[f32], cols: usize, layout: Layout, out: &mut [i32]);
 
     /// Rounds such a tile to bfloat16.
-    fn round_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
+    fn round_tile(&self, x: &[f32], cols: usize, layout: Layout, out: &mut [i32]);
 
     /// A block of rows of a matrix times all tokens of a batch: `out[16 rows][token][row]`.
     ///
@@ -91,8 +91,8 @@ impl<S: Simd> Backend for S {
         S::preferred(*self)
     }
 
-    fn layout(&self) -> Layout {
-        S::LAYOUT
+    fn layout(&self, tokens: usize) -> Layout {
+        S::layout(tokens)
     }
 
     fn form(&self, format: Format, layout: Layout) -> Form {
@@ -110,12 +110,12 @@ impl<S: Simd> Backend for S {
         self.run(QuantizeRow { x, of16, of32 });
     }
 
-    fn quantize_tile(&self, x: &[f32], cols: usize, out: &mut [i32]) {
-        self.run(QuantizeTile { x, cols, mt: S::LAYOUT.tile(), out });
+    fn quantize_tile(&self, x: &[f32], cols: usize, layout: Layout, out: &mut [i32]) {
+        self.run(QuantizeTile { x, cols, mt: layout.tile(), out });
     }
 
-    fn round_tile(&self, x: &[f32], cols: usize, out: &mut [i32]) {
-        self.run(PairTile { x, cols, layout: S::LAYOUT, out });
+    fn round_tile(&self, x: &[f32], cols: usize, layout: Layout, out: &mut [i32]) {
+        self.run(PairTile { x, cols, layout, out });
     }
 
     fn product(

@@ -8,6 +8,7 @@ mod cut;
 mod experts;
 mod heads;
 mod options;
+mod parts;
 pub mod profile;
 mod shift;
 
@@ -15,6 +16,7 @@ pub use self::options::{CpuError, CpuOptions};
 
 use self::attention::{Attention, Rows};
 use self::cut::Cut;
+use self::parts::Parts;
 use self::profile::{Profile, Work};
 use crate::acts::{Acts, Form, Layout, PAIR_TOKENS, spans};
 use crate::backend::{self, Backend};
@@ -26,8 +28,6 @@ use crate::ops::push::{Push, Role};
 use crate::ops::rope::Pairs;
 use crate::simd::{LANES, SPAN};
 use crate::team::{Pool, Team};
-use std::marker::PhantomData;
-use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Threads and an instruction set: what a model runs on. Sessions may share one; they take turns.
@@ -70,7 +70,8 @@ impl Cpu {
             None => backend::best(),
             Some(name) => backend::by_name(name).ok_or_else(|| CpuError::Isa(name.clone()))?,
         };
-        let pool = Pool::new(threads).map_err(|e| CpuError::Pool(e.to_string()))?;
+        let pool =
+            Pool::new(threads, options.placement(threads)).map_err(|e| CpuError::Pool(e.to_string()))?;
         let workers = (0..threads).map(|_| Mutex::default()).collect();
         Ok(Cpu { pool, backend, workers, shared: Mutex::default(), profile: Mutex::default() })
     }
@@ -137,31 +138,6 @@ impl Default for Shared {
 /// Scratch is valid whatever a panic left in it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A slice of which several workers write different parts.
-struct Parts<'a, T> {
-    ptr: *mut T,
-    len: usize,
-    slice: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: access goes through `part`, whose callers keep the parts disjoint.
-unsafe impl<T: Send> Sync for Parts<'_, T> {}
-
-impl<'a, T> Parts<'a, T> {
-    fn new(slice: &'a mut [T]) -> Self {
-        Parts { ptr: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
-    }
-
-    /// # Safety
-    /// No two parts that live at the same time overlap.
-    #[expect(clippy::mut_from_ref, reason = "the parts are disjoint")]
-    unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
-        // SAFETY: the range was checked, and the caller keeps parts disjoint.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
-    }
 }
 
 /// What becomes of a product.
@@ -303,7 +279,7 @@ impl Ops<'_> {
     fn prepare(&self, acts: &mut Acts, weights: &[Matrix<'_>], x: &[f32], cols: usize, tokens: usize) {
         let backend = self.cpu.backend;
         let rows = self.deterministic || tokens <= Acts::ROWS_MAX;
-        let layout = if rows { Layout::Rows } else { backend.layout() };
+        let layout = if rows { Layout::Rows } else { backend.layout(tokens) };
         let wanted = |form| weights.iter().any(|w| backend.form(w.format(), layout) == form);
         acts.reshape(tokens, cols, layout, wanted);
         let tile = layout.tile() * cols;
@@ -330,11 +306,15 @@ impl Ops<'_> {
             });
         } else if bytes {
             let words = layout.tile_words(cols);
-            self.each_tile(&mut acts.tiles, words, x, tile, |x, out| backend.quantize_tile(x, cols, out));
+            self.each_tile(&mut acts.tiles, words, x, tile, |x, out| {
+                backend.quantize_tile(x, cols, layout, out)
+            });
         }
         if wanted(Form::Pairs) {
             let words = layout.pair_words(cols);
-            self.each_tile(&mut acts.pairs, words, x, tile, |x, out| backend.round_tile(x, cols, out));
+            self.each_tile(&mut acts.pairs, words, x, tile, |x, out| {
+                backend.round_tile(x, cols, layout, out)
+            });
         }
     }
 

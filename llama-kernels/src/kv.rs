@@ -230,6 +230,39 @@ impl KvLayer {
         read(kind, block, slot, out, |byte, row| slot * row + byte);
     }
 
+    /// The bytes of the first `positions`, in whole blocks of sixteen: each head's keys, then each head's values. What
+    /// they are depends on the shape alone, not on the CPU.
+    ///
+    /// # Panics
+    /// If there are not so many positions.
+    pub fn saved(&self, positions: usize) -> impl Iterator<Item = &[u8]> {
+        let (keys, values) = self.saved_lengths(positions);
+        let heads = |buffer, (whole, part): (usize, usize)| {
+            <[u8]>::chunks_exact(buffer, whole.max(1)).map(move |head| &head[..part])
+        };
+        heads(&self.keys, keys).chain(heads(&self.values, values))
+    }
+
+    /// The same bytes, to be filled with those of a cache of the same shape.
+    ///
+    /// # Panics
+    /// If there are not so many positions.
+    pub fn saved_mut(&mut self, positions: usize) -> impl Iterator<Item = &mut [u8]> {
+        let (keys, values) = self.saved_lengths(positions);
+        let heads = |buffer, (whole, part): (usize, usize)| {
+            <[u8]>::chunks_exact_mut(buffer, whole.max(1)).map(move |head| &mut head[..part])
+        };
+        heads(&mut self.keys, keys).chain(heads(&mut self.values, values))
+    }
+
+    /// Bytes of a head and of its first positions, of keys and of values.
+    fn saved_lengths(&self, positions: usize) -> ((usize, usize), (usize, usize)) {
+        let shape = &self.shape;
+        assert!(positions <= shape.positions, "{positions} of {} positions", shape.positions);
+        let lengths = |block| (shape.head_bytes(block), positions.div_ceil(LANES) * block);
+        (lengths(shape.key_block()), lengths(shape.value_block()))
+    }
+
     /// Where the block of a position lies, if each has so many bytes.
     pub(crate) fn block(&self, head: usize, position: usize, bytes: usize) -> Range<usize> {
         assert!(

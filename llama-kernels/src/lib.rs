@@ -47,16 +47,18 @@ mod kv;
 pub mod limits;
 mod matrix;
 mod ops;
+mod placement;
 pub mod simd;
 mod team;
 
 pub use backend::{Isa, isas, run_on};
-pub use cores::{Cores, cores, default_threads};
+pub use cores::{Cores, cores, default_threads, performance_processors};
 pub use cpu::{Cpu, CpuError, CpuOptions, Ops, profile};
 pub use format::Format;
 pub use kv::{KvLayer, KvShape, KvType};
 pub use matrix::Matrix;
 pub use ops::rope::{Pairs, Rotation};
+pub use placement::{Priority, Processors};
 
 /// The instruction sets that this CPU has, by the names that [`CpuOptions::isa`] takes: the plainest
 /// first. One of the last, [`default_isa`], is chosen by default.

@@ -8,6 +8,7 @@
 //! Pieces are claimed from a shared counter: a slow core takes fewer of them. Which worker computes a
 //! piece never changes its result.
 
+use crate::placement::Placement;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -20,7 +21,7 @@ const SPINS: u32 = 256;
 
 /// The threads of one `Cpu`.
 pub(crate) struct Pool {
-    /// None with one thread, when the caller's own does the work.
+    /// None with one thread that may run anywhere, when the caller's own does the work.
     rayon: Option<ThreadPool>,
     threads: usize,
     /// Regions take turns.
@@ -33,10 +34,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    pub(crate) fn new(threads: usize) -> Result<Pool, ThreadPoolBuildError> {
-        let rayon = if threads > 1 {
+    pub(crate) fn new(threads: usize, placement: Placement) -> Result<Pool, ThreadPoolBuildError> {
+        // The caller's own thread is not ours to place.
+        let rayon = if threads > 1 || !placement.is_plain() {
             let name = |i| format!("llama-{i}");
-            Some(ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build()?)
+            let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(name);
+            Some(pool.start_handler(move |worker| placement.apply(worker)).build()?)
         } else {
             None
         };
@@ -236,7 +239,7 @@ mod tests {
     #[test]
     fn every_piece_is_done_once() {
         for threads in [1, 2, 5] {
-            let pool = Pool::new(threads).unwrap();
+            let pool = Pool::new(threads, Placement::default()).unwrap();
             for pieces in [0, 1, 2, 7, 1000] {
                 let counts: Vec<AtomicUsize> = (0..pieces).map(|_| AtomicUsize::new(0)).collect();
                 pool.region(|team| {
@@ -254,7 +257,7 @@ mod tests {
     #[test]
     fn a_panic_in_a_piece_reaches_the_caller_and_the_pool_lives_on() {
         for threads in [1, 3] {
-            let pool = Pool::new(threads).unwrap();
+            let pool = Pool::new(threads, Placement::default()).unwrap();
             for bad in [0, 1, 63] {
                 let caught = catch_unwind(AssertUnwindSafe(|| {
                     pool.region(|team| team.split(64, &|_, i| assert!(i != bad, "piece {bad}")));
@@ -271,7 +274,7 @@ mod tests {
     fn the_time_of_pieces_is_taken_only_if_that_is_wanted() {
         const PIECE: Duration = Duration::from_millis(1);
         for threads in [1, 3] {
-            let pool = Pool::new(threads).unwrap();
+            let pool = Pool::new(threads, Placement::default()).unwrap();
             let worked = |wanted: bool, pieces| {
                 pool.region(|team| {
                     if wanted {
@@ -288,7 +291,7 @@ mod tests {
 
     #[test]
     fn two_callers_take_turns() {
-        let pool = Pool::new(2).unwrap();
+        let pool = Pool::new(2, Placement::default()).unwrap();
         let sum = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -4,7 +4,7 @@ use llama_core::RopeOptions;
 
 fn run(args: &[&str]) -> Result<Run, clap::Error> {
     let args = ["llama", "run", "-m", "x"].iter().chain(args).map(OsString::from);
-    match Cli::try_parse_from(spelled_out(args))?.command {
+    match Cli::try_parse_from(spelled_out(args))?.command.unwrap() {
         Command::Run(run) => Ok(run),
         _ => unreachable!("the arguments start with `run`"),
     }
@@ -12,7 +12,7 @@ fn run(args: &[&str]) -> Result<Run, clap::Error> {
 
 fn bench(args: &[&str]) -> Result<Bench, clap::Error> {
     let args = ["llama", "bench"].iter().chain(args).map(OsString::from);
-    match Cli::try_parse_from(spelled_out(args))?.command {
+    match Cli::try_parse_from(spelled_out(args))?.command.unwrap() {
         Command::Bench(bench) => Ok(bench),
         _ => unreachable!("the arguments start with `bench`"),
     }

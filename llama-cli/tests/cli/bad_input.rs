@@ -106,7 +106,6 @@ fn wrong_flags() {
     let fixture = Fixture::new();
     let model = fixture.model.as_str();
     let wrong: &[&[&str]] = &[
-        &[],
         &["fly"],
         &["run"],
         &["run", "-m", model, "--fly"],

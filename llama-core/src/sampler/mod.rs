@@ -106,6 +106,16 @@ impl Sampler {
         self
     }
 
+    /// Where the random choice is.
+    pub(crate) fn rng_state(&self) -> [u64; 4] {
+        self.rng.state()
+    }
+
+    /// Continues the random choice from there.
+    pub(crate) fn set_rng_state(&mut self, state: [u64; 4]) {
+        self.rng = Rng::at(state);
+    }
+
     /// The next token, given the `logits` of all tokens by id and the `history` before it, oldest first.
     ///
     /// Whatever the logits, there is an answer: NaN counts as minus infinity, several infinities are equally

@@ -16,6 +16,16 @@ impl Rng {
         Rng { state: std::array::from_fn(|_| splitmix64(&mut seed)) }
     }
 
+    /// Where in its stream it is.
+    pub(crate) fn state(&self) -> [u64; 4] {
+        self.state
+    }
+
+    /// The generator at this place of its stream; not all of it may be zero.
+    pub(crate) fn at(state: [u64; 4]) -> Rng {
+        Rng { state }
+    }
+
     /// 64 random bits.
     pub(crate) fn next_u64(&mut self) -> u64 {
         let s = &mut self.state;

@@ -136,6 +136,18 @@ impl Tokenizer {
         tokens
     }
 
+    /// The tokens of a prompt that begins a text: with [`bos`](Self::bos) before it if the model expects one and the
+    /// prompt does not bring it along.
+    pub(crate) fn encode_start(&self, prompt: &Prompt) -> Vec<Token> {
+        let mut tokens = self.encode(prompt);
+        if let Some(bos) = self.bos.filter(|_| self.add_bos)
+            && prompt.segments().first() != Some(&Segment::Special(bos))
+        {
+            tokens.insert(0, bos);
+        }
+        tokens
+    }
+
     /// The tokens of plain text, without [`bos`](Self::bos) and [`eos`](Self::eos).
     pub fn encode_text(&self, text: &str) -> Vec<Token> {
         let mut tokens = Vec::new();
@@ -181,6 +193,12 @@ impl Tokenizer {
     /// by itself, unless it is user-defined.
     pub fn special(&self, piece: &str) -> Option<Token> {
         self.special.get(piece).copied()
+    }
+
+    /// The control tokens with their spellings, in no order; those that no text becomes.
+    pub fn control_tokens(&self) -> impl Iterator<Item = (&str, Token)> {
+        let named = self.special.iter().map(|(piece, &token)| (&**piece, token));
+        named.filter(|&(piece, token)| !piece.is_empty() && self.bytes(token).is_empty())
     }
 
     /// The number of pieces.

@@ -59,6 +59,15 @@ impl Prompt {
         self
     }
 
+    /// Adds a segment.
+    pub(crate) fn with(self, segment: Segment) -> Prompt {
+        match segment {
+            Segment::Special(token) => self.special(token),
+            Segment::Text(text) => self.text(text),
+            Segment::Continuation(text) => self.continuation(text),
+        }
+    }
+
     /// The parts, in order.
     pub fn segments(&self) -> &[Segment] {
         &self.segments

@@ -57,7 +57,7 @@ pub enum Merges {
 const CODE_LLAMA: usize = 32_016;
 
 /// Pieces that end a generation whatever a file says of them, by their spelling: those of the chat formats.
-const ENDS: [&str; 12] = [
+const ENDS: [&str; 13] = [
     "<|eot_id|>",
     "<|eom_id|>",
     "<|im_end|>",
@@ -70,6 +70,7 @@ const ENDS: [&str; 12] = [
     "<EOT>",
     "▁<EOT>",
     "[EOT]",
+    "<step>",
 ];
 
 impl Vocab {

@@ -3,8 +3,7 @@
 //! Few tokens stream through the weights, and what counts is that each worker reads long runs of memory: the
 //! first lines of a run come without the help of a prefetch, and what was asked for beyond its end may serve
 //! nobody. So the first pieces are large, and each takes the same part of what is left, down to [`CLAIM`]: the
-//! workers finish together all the same. (In pieces of 128 KiB a plain
-//! stream read 10 to 15 % less a second.)
+//! workers finish together all the same. (In pieces of 128 KiB a plain stream read 10 to 15 % less a second.)
 
 use crate::acts::Layout;
 use crate::matrix::Matrix;

@@ -1,6 +1,7 @@
 //! How to build a `Cpu`, and why it may fail.
 
 use super::Cpu;
+use crate::placement::{Placement, Priority, Processors};
 
 /// How to build a [`Cpu`].
 #[derive(Clone, Debug, Default)]
@@ -9,6 +10,23 @@ pub struct CpuOptions {
     pub threads: Option<usize>,
     /// Name of the instruction set; the default is the best that the CPU has.
     pub isa: Option<String>,
+    /// Where the threads may run; the default is the performance cores, if they are enough for the threads, and
+    /// else wherever the process may.
+    pub processors: Option<Processors>,
+    /// Whether each thread is bound to a processor of its own.
+    pub strict: bool,
+    /// Before whom the threads run.
+    pub priority: Priority,
+}
+
+impl CpuOptions {
+    /// Where that many threads go.
+    pub(super) fn placement(&self, threads: usize) -> Placement {
+        let fast = || crate::performance_processors().filter(|fast| threads <= fast.numbers().len());
+        let bound = if self.strict { crate::cores::processors().and_then(Processors::new) } else { None };
+        let processors = self.processors.clone().or_else(fast).or(bound);
+        Placement { processors, strict: self.strict, priority: self.priority }
+    }
 }
 
 /// Why a [`Cpu`] cannot be built.

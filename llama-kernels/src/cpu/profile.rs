@@ -299,7 +299,8 @@ mod tests {
     use crate::{KvShape, KvType};
 
     fn cpu(threads: usize) -> Cpu {
-        Cpu::new(&CpuOptions { threads: Some(threads), isa: Some("scalar".into()) }).unwrap()
+        Cpu::new(&CpuOptions { threads: Some(threads), isa: Some("scalar".into()), ..CpuOptions::default() })
+            .unwrap()
     }
 
     #[test]

@@ -9,17 +9,20 @@
 //!         C[MT][16] += panel x tile                (C stays in registers for all of Kc)
 //! ```
 //!
+//! An ISA has up to two widths of tiles: a batch takes the one that leaves less of the last tile unused. (On AVX-512,
+//! with twelve only, sixteen tokens cost as much as twenty-four: Q4_0 74 instead of 104 multiplications a nanosecond.)
+//!
 //! Two engines share this scheme. The integer engine multiplies bytes ([`crate::acts`] describes the
 //! activations, [`super::pack`] the panels); per group of 32 (or 16) columns it converts once, and scales by one
 //! multiply-add. The zero point costs nothing where dot products take unsigned bytes: all weights are moved up to
 //! a zero of 128, and the accumulators start at minus 128 times the sum of the activations. Elsewhere it is one
-//! more multiply-add, as a minimum is. The float engine multiplies
-//! floats; a tile's activations are copied side by side first, because rows of a power of two of bytes fall on the
-//! same few lines of the first-level cache (by itself that changed nothing that could be measured). AMX replaces the integer engine by one of its
-//! own, in bfloat16 (`simd/amx.rs`), which needs no scaling per group: a prompt of 512 tokens through a
-//! 1.1B model in Q4_0 runs at 135 tokens/s on AVX2, 272 on AVX512-VNNI and 520 on AMX (two cores). Weights that
-//! are bfloat16 themselves go through AMX's engine too, and on AVX512-BF16 through the float engine's twin
-//! for pairs of columns (`simd/avx512/bf16.rs`); their activations are rounded then.
+//! more multiply-add, as a minimum is. The float engine multiplies floats; a tile's activations are copied side by
+//! side first, because rows of a power of two of bytes fall on the same few lines of the first-level cache (by itself
+//! that changed nothing that could be measured). AMX replaces the integer engine by one of its own, in bfloat16
+//! (`simd/amx.rs`), which needs no scaling per group: when it was written, a prompt of 512 tokens through a 1.1B
+//! model in Q4_0 ran at 135 tokens/s on AVX2, 272 on AVX512-VNNI and 520 on AMX (two cores of an Emerald Rapids Xeon).
+//! Weights that are bfloat16 themselves go through AMX's engine too, and on AVX512-BF16 through the float engine's
+//! twin for pairs of columns (`simd/avx512/bf16.rs`); their activations are rounded then.
 //!
 //! C is reloaded as the initial accumulator of the next block of columns, never added afterwards, so
 //! that the size of a block does not change a bit of the result.
@@ -48,26 +51,32 @@ pub struct Job<'a> {
     pub panel: &'a mut Panel,
 }
 
-/// The integer engine, for tiles of `MT` tokens.
+/// The integer engine, for tiles of `MT` or, if the batch has them, `NARROW` tokens.
 #[inline(always)]
-pub(crate) fn integer<S: Simd, B: IntegerBlock, const MT: usize>(s: S, job: Job<'_>) {
+pub(crate) fn integer<S: Simd, B: IntegerBlock, const MT: usize, const NARROW: usize>(s: S, job: Job<'_>) {
     let Job { w, rows, acts, out, panel, .. } = job;
     assert_eq!(w.cols(), acts.cols, "columns of the matrix, features of the activations");
     out.fill([0.0; LANES]);
     let Some(padded) = out.len().checked_div(rows.len().div_ceil(LANES)) else { return };
     assert!(rows.len() <= PANELS * LANES && padded > 0, "{} rows, {padded} tokens", rows.len());
+    let mt = acts.layout.tile();
+    assert!(mt == MT || mt == NARROW, "tiles of {MT} or {NARROW} tokens, found {mt}");
     for start in (0..w.cols()).step_by(pack::INTEGER_COLS) {
         let cols = start..w.cols().min(start + pack::INTEGER_COLS);
         let groups = pack::groups(cols.len());
-        let first = start / GROUP * TILE_WORDS * MT;
+        let first = start / GROUP * TILE_WORDS * mt;
         for (rows, panel) in sixteens(&rows).zip(&mut panel.integers) {
             pack::integer::<S, B>(s, w, rows, cols.clone(), panel);
         }
-        for tile in 0..padded / MT {
-            let x = &acts.tile(tile)[first..][..groups * TILE_WORDS * MT];
+        for tile in 0..padded / mt {
+            let x = &acts.tile(tile)[first..][..groups * TILE_WORDS * mt];
             for (panel, out) in panel.integers.iter().zip(out.chunks_exact_mut(padded)) {
-                let c = out[tile * MT..].first_chunk_mut().expect("whole tiles");
-                integer_tile::<S, B, MT>(s, panel, x, c);
+                let out = &mut out[tile * mt..];
+                if MT == NARROW || mt == MT {
+                    integer_tile::<S, B, MT>(s, panel, x, out.first_chunk_mut().expect("whole tiles"));
+                } else {
+                    integer_tile::<S, B, NARROW>(s, panel, x, out.first_chunk_mut().expect("whole tiles"));
+                }
             }
         }
     }
@@ -135,9 +144,20 @@ fn integer_tile<S: Simd, B: IntegerBlock, const MT: usize>(
     }
 }
 
-/// The float engine, for tiles of `MT` tokens.
+/// How many tokens the next tile of the float engine takes of those that are `left`, with room for `room`: `MT`,
+/// or `NARROW` if that avoids a smaller rest, or one.
 #[inline(always)]
-pub(crate) fn float<S: Simd, B: FloatBlock, const MT: usize>(s: S, job: Job<'_>) {
+fn width<const MT: usize, const NARROW: usize>(left: usize, room: usize) -> usize {
+    match left.checked_sub(MT) {
+        Some(rest) if rest == 0 || rest >= NARROW => MT,
+        _ if NARROW <= room => NARROW,
+        _ => 1,
+    }
+}
+
+/// The float engine, for tiles of `MT` tokens and narrower ones of `NARROW`.
+#[inline(always)]
+pub(crate) fn float<S: Simd, B: FloatBlock, const MT: usize, const NARROW: usize>(s: S, job: Job<'_>) {
     let Job { w, rows, x, out, panel, .. } = job;
     let k = w.cols();
     out.fill([0.0; LANES]);
@@ -149,21 +169,25 @@ pub(crate) fn float<S: Simd, B: FloatBlock, const MT: usize>(s: S, job: Job<'_>)
         for (rows, panel) in sixteens(&rows).zip(&mut panel.floats) {
             pack::float::<S, B>(s, w, rows, cols.clone(), panel);
         }
-        let (n, room) = (cols.len(), panel.tokens.first_chunk_mut().expect("a tile's tokens"));
-        for first in (0..tokens).step_by(MT) {
-            // Of a last tile that is not full, what lies beyond is not read.
-            for (t, room) in (first..tokens).zip(room.iter_mut()) {
+        let (n, room) = (cols.len(), panel.tokens.first_chunk_mut::<MT>().expect("a tile's tokens"));
+        let mut first = 0;
+        while first < tokens {
+            let width = width::<MT, NARROW>(tokens - first, padded - first);
+            // What lies beyond the last token is no number that is defined, and goes nowhere.
+            for (t, room) in (first..tokens.min(first + width)).zip(room.iter_mut()) {
                 room[..n].copy_from_slice(&x[t * k..][cols.clone()]);
             }
             for (panel, out) in panel.floats.iter().zip(out.chunks_exact_mut(padded)) {
-                if first + MT <= tokens {
-                    float_tile::<S, MT>(s, &panel[..n], room, &mut out[first..]);
-                    continue;
-                }
-                for (room, t) in room.iter().zip(first..tokens) {
-                    float_tile::<S, 1>(s, &panel[..n], std::array::from_ref(room), &mut out[t..]);
+                let (panel, out) = (&panel[..n], &mut out[first..]);
+                if width == MT {
+                    float_tile::<S, MT>(s, panel, room, out);
+                } else if width == NARROW {
+                    float_tile::<S, NARROW>(s, panel, room.first_chunk().expect("a narrower tile"), out);
+                } else {
+                    float_tile::<S, 1>(s, panel, room.first_chunk().expect("a token"), out);
                 }
             }
+            first += width;
         }
     }
 }

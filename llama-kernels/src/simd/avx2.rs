@@ -124,16 +124,16 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
-        gemm::integer::<Self, B, TILE>(self, job);
+        gemm::integer::<Self, B, TILE, TILE>(self, job);
     }
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
-        gemm::float::<Self, B, 6>(self, job);
+        gemm::float::<Self, B, 6, TILE>(self, job);
     }
 
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
-        // Into the second level: 4 KiB ahead, lines for the first would push out what is used now.
+        // Into the second level: so far ahead, lines for the first would push out what is used now.
         // SAFETY: a prefetch has no effect but on caches, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }

@@ -14,14 +14,11 @@
 //! grid's 256, which `vpermb` could not hold. `vpmultishiftqb` would shift and gather the high bits of Q5_K and
 //! Q6_K in one instruction instead of one or two, of about seven for 64 weights that wait for memory anyway.
 
-mod bf16;
-
 use super::{Kernel, LANES, Need, STRIPE, Simd, amx, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
 use crate::ops::gemm;
-use core::arch::asm;
 use core::arch::x86_64::*;
 
 /// The CPU has AVX-512 F, BW, VL and DQ, and what its level adds to them.
@@ -45,6 +42,9 @@ macro_rules! avx512 {
         unsafe { $($body)* }
     };
 }
+
+mod bf16;
+mod panel;
 
 /// Halves onto halves, to one float. No closures here: they would not always be inlined.
 macro_rules! fold {
@@ -94,6 +94,15 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     ][LEVEL as usize];
     const SIGNED_ZERO: Option<u32> = if LEVEL >= VNNI { Some(7) } else { None };
     const LAYOUT: Layout = if LEVEL == AMX { Layout::Pairs } else { Layout::Tiles(TILE) };
+    #[inline(always)]
+    fn layout(tokens: usize) -> Layout {
+        match Self::LAYOUT {
+            Layout::Tiles(_) if tokens.next_multiple_of(NARROW) < tokens.next_multiple_of(TILE) => {
+                Layout::Tiles(NARROW)
+            }
+            layout => layout,
+        }
+    }
     const BF16: bool = LEVEL >= BF16;
 
     fn needs() -> Vec<Need> {
@@ -154,7 +163,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         if LEVEL == AMX {
             amx::gemm_integer::<B>(Avx512(()), job);
         } else {
-            gemm::integer::<Self, B, TILE>(self, job);
+            gemm::integer::<Self, B, TILE, NARROW>(self, job);
         }
     }
     #[inline(always)]
@@ -168,13 +177,13 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         } else if LEVEL == BF16 && B::BF16 {
             bf16::gemm(Avx512(()), job);
         } else {
-            gemm::float::<Self, B, TILE>(self, job);
+            gemm::float::<Self, B, TILE, NARROW>(self, job);
         }
     }
 
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
-        // Into the second level: 4 KiB ahead, lines for the first would push out what is used now.
+        // Into the second level: so far ahead, lines for the first would push out what is used now.
         // SAFETY: a prefetch has no effect but on caches, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
@@ -548,7 +557,6 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         avx512! { _mm512_zextps256_ps512(a) }
     }
 
-    /// Without VNNI, as on AVX2: small weights leave room in 16 bits for several products.
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
@@ -556,38 +564,11 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
-        let mut acc = start;
-        if LEVEL >= VNNI && MT == TILE {
-            for (w, x) in w.iter().zip(x) {
-                let sums = acc.first_chunk_mut().expect("a tile's tokens");
-                avx512! { dot_quad(sums, w, x.first_chunk().expect("a tile's tokens")) }
-            }
-            return acc;
+        if LEVEL >= VNNI {
+            panel::vnni(self, start, w, x)
+        } else {
+            panel::base::<L, LEVEL, QUADS, MT>(self, start, w, x)
         }
-        let mut narrow = [self.splat_i32(0); MT];
-        for (i, (w, x)) in w.iter().zip(x).enumerate() {
-            let w = self.load_bytes(w);
-            for t in 0..MT {
-                let x = self.splat_i32(x[t]);
-                if LEVEL >= VNNI || L::BITS == 8 {
-                    let dot =
-                        if LEVEL >= VNNI || L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
-                    acc[t] = dot(self, acc[t], w, x);
-                    continue;
-                }
-                let headroom = (32767 / (2 * 127 * ((1 << L::BITS) - 1))) as usize;
-                let pairs = self.pairs(w, x);
-                narrow[t] = if i % headroom == 0 {
-                    pairs
-                } else {
-                    avx512! { _mm512_add_epi16(narrow[t], pairs) }
-                };
-                if (i + 1) % headroom == 0 || i + 1 == QUADS {
-                    acc[t] = self.widen(acc[t], narrow[t]);
-                }
-            }
-        }
-        acc
     }
 
     const REGISTERS: usize = 32;
@@ -601,28 +582,5 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
 /// Tokens in a tile: twelve integer and twelve float accumulators leave room for the operands.
 const TILE: usize = 12;
 
-/// Four columns of sixteen rows times a tile's tokens, in this order: the compiler would do one token after the
-/// other, each a chain of dependent products, and spill.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
-fn dot_quad(acc: &mut [__m512i; TILE], w: &[u8; STRIPE], x: &[i32; TILE]) {
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = *acc;
-    let (mut a, mut b, mut c, mut d, mut e, mut f) = (a, b, c, d, e, f);
-    let (mut g, mut h, mut i, mut j, mut k, mut l) = (g, h, i, j, k, l);
-    // SAFETY: reads the 64 bytes of `w` and the twelve words of `x`; the features are enabled.
-    unsafe {
-        let w = _mm512_loadu_si512(w.as_ptr().cast());
-        asm!("vpdpbusd {a}, {q}, dword ptr [{x}]{{1to16}}", "vpdpbusd {b}, {q}, dword ptr [{x} + 4]{{1to16}}",
-             "vpdpbusd {c}, {q}, dword ptr [{x} + 8]{{1to16}}", "vpdpbusd {d}, {q}, dword ptr [{x} + 12]{{1to16}}",
-             "vpdpbusd {e}, {q}, dword ptr [{x} + 16]{{1to16}}", "vpdpbusd {f}, {q}, dword ptr [{x} + 20]{{1to16}}",
-             "vpdpbusd {g}, {q}, dword ptr [{x} + 24]{{1to16}}", "vpdpbusd {h}, {q}, dword ptr [{x} + 28]{{1to16}}",
-             "vpdpbusd {i}, {q}, dword ptr [{x} + 32]{{1to16}}", "vpdpbusd {j}, {q}, dword ptr [{x} + 36]{{1to16}}",
-             "vpdpbusd {k}, {q}, dword ptr [{x} + 40]{{1to16}}", "vpdpbusd {l}, {q}, dword ptr [{x} + 44]{{1to16}}",
-             q = in(zmm_reg) w, x = in(reg) x.as_ptr(),
-             a = inout(zmm_reg) a, b = inout(zmm_reg) b, c = inout(zmm_reg) c, d = inout(zmm_reg) d,
-             e = inout(zmm_reg) e, f = inout(zmm_reg) f, g = inout(zmm_reg) g, h = inout(zmm_reg) h,
-             i = inout(zmm_reg) i, j = inout(zmm_reg) j, k = inout(zmm_reg) k, l = inout(zmm_reg) l,
-             options(pure, readonly, nostack, preserves_flags));
-    }
-    *acc = [a, b, c, d, e, f, g, h, i, j, k, l];
-}
+/// Tokens in a narrower tile, for batches that fill it better: still enough chains for the latency of a product.
+const NARROW: usize = 8;

@@ -334,6 +334,12 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// How the engines of this ISA want a batch's activations: tiles of as many tokens as the registers hold.
     const LAYOUT: Layout;
 
+    /// The same for a batch of this many tokens: narrower tiles where they leave less of the last one unused.
+    #[inline(always)]
+    fn layout(_tokens: usize) -> Layout {
+        Self::LAYOUT
+    }
+
     /// Multiplies bytes that lie in the first-level cache, as the integer engine does, `rounds` times, and
     /// returns how many multiplications a round has.
     fn multiply_bytes(self, rounds: usize) -> usize;

@@ -159,12 +159,12 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     }
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
-        gemm::integer::<Self, B, TILE>(self, job);
+        gemm::integer::<Self, B, TILE, TILE>(self, job);
     }
     /// Six tokens: 24 accumulators, four registers of weights, and room for activations.
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
-        gemm::float::<Self, B, 6>(self, job);
+        gemm::float::<Self, B, 6, TILE>(self, job);
     }
 
     #[inline(always)]

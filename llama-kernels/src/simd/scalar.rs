@@ -55,10 +55,10 @@ unsafe impl Simd for Scalar {
         limits::multiply_bytes::<Self, 4>(self, rounds)
     }
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
-        gemm::integer::<Self, B, 4>(self, job);
+        gemm::integer::<Self, B, 4, 4>(self, job);
     }
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
-        gemm::float::<Self, B, 2>(self, job);
+        gemm::float::<Self, B, 2, 2>(self, job);
     }
 
     #[inline(always)]

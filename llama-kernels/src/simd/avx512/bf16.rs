@@ -2,10 +2,10 @@
 //! in place of columns.
 //!
 //! A panel's line is two columns of sixteen rows, the bits as they lie in the file. Activations are rounded once
-//! per batch, in pairs of columns of [`TILE`] tokens ([`crate::acts`]), of which the instruction broadcasts one
-//! from memory. It takes subnormal numbers for zeros and returns none.
+//! per batch, in pairs of columns of [`TILE`] or [`NARROW`] tokens ([`crate::acts`]), of which the instruction
+//! broadcasts one from memory. It takes subnormal numbers for zeros and returns none.
 
-use super::{Avx512, BF16, TILE};
+use super::{Avx512, BF16, NARROW, TILE};
 use crate::acts::GROUP;
 use crate::matrix::Matrix;
 use crate::ops::gemm::Job;
@@ -26,6 +26,8 @@ pub(super) fn gemm(s: Avx512<BF16>, job: Job<'_>) {
     out.fill([0.0; LANES]);
     let Some(padded) = out.len().checked_div(rows.len().div_ceil(LANES)) else { return };
     assert!(rows.len() <= PANELS * LANES && padded > 0, "{} rows, {padded} tokens", rows.len());
+    let mt = acts.layout.tile();
+    assert!(mt == TILE || mt == NARROW, "tiles of {TILE} or {NARROW} tokens, found {mt}");
     for start in (0..w.cols()).step_by(COLS) {
         let cols = start..w.cols().min(start + COLS);
         let pairs = cols.len().next_multiple_of(STRIPE) / 2;
@@ -35,11 +37,15 @@ pub(super) fn gemm(s: Avx512<BF16>, job: Job<'_>) {
             let sixteen = first..rows.end.min(first + LANES);
             pack(s, &w, sixteen, start..cols.end, &mut lines[..pairs]);
         }
-        for tile in 0..padded / TILE {
-            let x = &acts.pairs(tile)[start / 2 * TILE..][..pairs * TILE];
+        for tile in 0..padded / mt {
+            let x = &acts.pairs(tile)[start / 2 * mt..][..pairs * mt];
             for (panel, out) in panels.chunks_exact(COLS / 2).zip(out.chunks_exact_mut(padded)) {
-                let c = out[tile * TILE..].first_chunk_mut().expect("whole tiles");
-                multiply(s, &panel[..pairs], x, c);
+                let (panel, out) = (&panel[..pairs], &mut out[tile * mt..]);
+                if mt == TILE {
+                    multiply::<TILE>(s, panel, x, out.first_chunk_mut().expect("whole tiles"));
+                } else {
+                    multiply::<NARROW>(s, panel, x, out.first_chunk_mut().expect("whole tiles"));
+                }
             }
         }
     }
@@ -64,14 +70,14 @@ fn pack(s: Avx512<BF16>, w: &Matrix<'_>, rows: Range<usize>, cols: Range<usize>,
 
 /// `c[t][r] += panel[r] * x[t]`, two columns at a time.
 #[inline(always)]
-fn multiply(s: Avx512<BF16>, panel: &[[u8; STRIPE]], x: &[i32], c: &mut [[f32; LANES]; TILE]) {
-    let mut acc = [s.splat(0.0); TILE];
+fn multiply<const MT: usize>(s: Avx512<BF16>, panel: &[[u8; STRIPE]], x: &[i32], c: &mut [[f32; LANES]; MT]) {
+    let mut acc = [s.splat(0.0); MT];
     for (acc, c) in acc.iter_mut().zip(c.iter()) {
         *acc = s.load(c);
     }
-    for (w, x) in panel.iter().zip(x.as_chunks::<TILE>().0) {
+    for (w, x) in panel.iter().zip(x.as_chunks::<MT>().0) {
         let w = s.load_bytes(w);
-        for t in 0..TILE {
+        for t in 0..MT {
             // SAFETY: the value of `s` proves AVX512-BF16; the types are of the same bits.
             acc[t] = unsafe {
                 let w = transmute::<__m512i, __m512bh>(w);
@@ -79,7 +85,7 @@ fn multiply(s: Avx512<BF16>, panel: &[[u8; STRIPE]], x: &[i32], c: &mut [[f32; L
             };
         }
     }
-    for t in 0..TILE {
+    for t in 0..MT {
         s.store(acc[t], &mut c[t]);
     }
 }

@@ -1,0 +1,43 @@
+//! A long prompt, and how far it is.
+
+use crate::output::shows_progress;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use llama_core::{Prompt, Result, Session};
+use std::time::{Duration, Instant};
+
+/// A prompt that is done sooner needs no bar.
+const SOON: Duration = Duration::from_secs(1);
+
+/// [`Session::push`], with a bar on standard error if that is a terminal and the prompt takes its time.
+///
+/// # Errors
+/// Those of [`Session::push`].
+pub(crate) fn push(session: &mut Session, prompt: impl Into<Prompt>, batch: usize) -> Result<()> {
+    let prompt = prompt.into();
+    let tokenizer = session.model().tokenizer();
+    let bos = tokenizer.bos().filter(|_| tokenizer.add_bos() && session.tokens().is_empty());
+    let length = tokenizer.encode(&prompt).len() + usize::from(bos.is_some());
+    if !shows_progress() || length <= batch || length > session.context() - session.tokens().len() {
+        return session.push(prompt);
+    }
+    let mut tokens = session.model().tokenizer().encode(&prompt);
+    if let Some(bos) = bos
+        && tokens.first() != Some(&bos)
+    {
+        tokens.insert(0, bos);
+    }
+    let style = ProgressStyle::with_template("prompt {wide_bar} {pos}/{len} tokens {per_sec} {eta}");
+    let bar = ProgressBar::with_draw_target(Some(tokens.len() as u64), ProgressDrawTarget::hidden());
+    let bar = bar.with_style(style.expect("a valid template"));
+    let clock = Instant::now();
+    for part in tokens.chunks(batch.max(1)) {
+        session.forward(part)?;
+        bar.inc(part.len() as u64);
+        let rest = clock.elapsed().mul_f64(tokens.len() as f64 / bar.position() as f64);
+        if bar.is_hidden() && rest > SOON {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
