@@ -33,32 +33,74 @@ def documents(sp, stories):
     return [np.array([BOS, *sp.encode(story), EOS], np.uint16) for story in stories]
 
 
+def train_tokenizer(stories, out, vocab):
+    """A vocabulary as Llama 2 has it: byte-pair merges, bytes for what has no piece, digits alone, no normalisation."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(line for story in stories for line in story.split("\n") if line),
+        model_prefix=out.removesuffix(".model"), model_type="bpe", vocab_size=vocab, byte_fallback=True,
+        character_coverage=0.9995, split_digits=True, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, num_threads=2, minloglevel=1,
+    )  # fmt: skip
+
+
+class Real:
+    """Real stories, shuffled anew for each epoch."""
+
+    def __init__(self, docs, seed):
+        self.docs, self.rng = docs, np.random.default_rng(seed)
+
+    def more(self):
+        return [self.docs[i] for i in self.rng.permutation(len(self.docs))]
+
+
+class Sampled:
+    """Sampled stories in their file's order, mixed within blocks; from the beginning again when the file ends.
+
+    The sampler may still be appending: what has come since is read before anything is repeated.
+    """
+
+    BLOCK = 1_000_000
+
+    def __init__(self, path, model, seed):
+        self.path, self.model, self.offset, self.rng = path, model, 0, np.random.default_rng(seed)
+
+    def more(self):
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            block = file.read(self.BLOCK)
+            end = block.rfind(SEPARATOR.encode()) + len(SEPARATOR)
+            if len(block) < self.BLOCK // 2 and self.offset > 0:
+                self.offset = 0
+                return self.more()
+        self.offset += end
+        stories = [s.strip() for s in block[:end].decode("utf-8").split(SEPARATOR)]
+        docs = documents(tokenizer(self.model), [s for s in stories if s])
+        return [docs[i] for i in self.rng.permutation(len(docs))]
+
+
 class Rows:
-    """An endless stream of windows over documents that are shuffled anew for each epoch.
+    """An endless stream of windows over the documents of a source.
 
     A window may begin within a story. `doc` numbers the stories of a window, so that none sees another, and
     `target` is the next token of the same story, or -1 where the story has ended.
     """
 
-    def __init__(self, docs, seed):
-        self.docs = docs
-        self.rng = np.random.default_rng(seed)
+    def __init__(self, source):
+        self.source = source
         self.tokens = np.zeros(0, np.int32)
         self.ids = np.zeros(0, np.int32)
-        self.epochs = 0.0
-        self.size = sum(map(len, docs))
+        self.taken = 0
 
     def take(self, rows, width):
         need = rows * (width + 1)
         while len(self.tokens) < need:
-            order = self.rng.permutation(len(self.docs))
-            lengths = [len(self.docs[i]) for i in order]
-            self.tokens = np.concatenate([self.tokens, *(self.docs[i] for i in order)]).astype(np.int32)
-            self.ids = np.concatenate([self.ids, np.repeat(np.arange(len(order)), lengths)]).astype(np.int32)
+            docs = self.source.more()
+            self.tokens = np.concatenate([self.tokens, *docs]).astype(np.int32)
+            self.ids = np.concatenate([self.ids, np.repeat(np.arange(len(docs)), list(map(len, docs)))]).astype(np.int32)
         tokens = self.tokens[:need].reshape(rows, width + 1)
         ids = self.ids[:need].reshape(rows, width + 1)
         self.tokens, self.ids = self.tokens[need:], self.ids[need:]
-        self.epochs += need / self.size
+        self.taken += need
         target = np.where(tokens[:, :-1] == EOS, -1, tokens[:, 1:])
         return tokens[:, :-1], target, ids[:, :-1]
 

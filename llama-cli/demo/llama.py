@@ -24,11 +24,11 @@ class Config(NamedTuple):
         return self.dim // self.heads
 
 
-STUDENT = Config(vocab=512, dim=128, hidden=352, layers=6, heads=4, kv_heads=2)
+STUDENT = Config(vocab=2048, dim=128, hidden=352, layers=6, heads=4, kv_heads=2)
 
 
 def init(config, seed):
-    """Matrices are [in, out]; those that write to the residual stream begin as zero."""
+    """Matrices are [in, out]; those that write to the residual stream begin as zero; the output is the embedding."""
     rng = np.random.default_rng(seed)
 
     def normal(rows, cols, std):
@@ -43,8 +43,7 @@ def init(config, seed):
         )
         for _ in range(config.layers)
     ]  # fmt: skip
-    embed = normal(config.vocab, d, 0.5)
-    return dict(embed=embed, layers=layers, norm=jnp.ones(d), output=normal(d, config.vocab, 0.02))
+    return dict(embed=normal(config.vocab, d, 0.02), layers=layers, norm=jnp.ones(d))
 
 
 def read_llama2c(path):
@@ -68,9 +67,7 @@ def read_llama2c(path):
     ]  # fmt: skip
     stacked = {name: take(layers, *shape) for name, shape in names}
     per_layer = [{n: jnp.asarray(np.ascontiguousarray(stacked[n][i].T)) for n, _ in names} for i in range(layers)]
-    norm = jnp.asarray(take(dim))
-    embed = jnp.asarray(embed)
-    return config, dict(embed=embed, layers=per_layer, norm=norm, output=embed.T)
+    return config, dict(embed=jnp.asarray(embed), layers=per_layer, norm=jnp.asarray(take(dim)))
 
 
 def rms_norm(x, weight, eps):
@@ -133,7 +130,7 @@ def logits(config, params, tokens, doc):
     x = params["embed"][tokens]
     for layer in params["layers"]:
         x = block(config, layer, x, attend)
-    return rms_norm(x, params["norm"], config.eps) @ params["output"]
+    return rms_norm(x, params["norm"], config.eps) @ params["embed"].T
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -159,7 +156,7 @@ def sample(config, params, prompts, steps, lengths, temperature, key):
                 return jnp.einsum("bkgn,bnkh->bkgh", p, values[l])[:, None]
 
             x = block(config, layer, x, attend)
-        out = (rms_norm(x, params["norm"], config.eps) @ params["output"])[:, 0]
+        out = (rms_norm(x, params["norm"], config.eps) @ params["embed"].T)[:, 0]
         key, draw = jax.random.split(key)
         drawn = jax.random.categorical(draw, out / temperature, axis=-1)
         given = prompts[:, jnp.minimum(i + 1, width - 1)]
