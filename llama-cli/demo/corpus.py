@@ -1,6 +1,6 @@
 """The data of the demo model: the split of the real text, its tokens, and documents packed into rows."""
 
-import hashlib
+import sys
 
 import numpy as np
 import sentencepiece
@@ -18,10 +18,6 @@ def split(path):
         return [story for story in (s.strip() for s in part.split(SEPARATOR)) if story]
 
     return stories(text[:cut]), stories(text[cut:])
-
-
-def digest(path):
-    return hashlib.sha256(open(path, "rb").read()).hexdigest()
 
 
 def tokenizer(path):
@@ -117,3 +113,10 @@ def windows(docs, width):
             rows.append(row)
     stacked = np.stack(rows)
     return stacked[:, 0], stacked[:, 1]
+
+
+if __name__ == "__main__":
+    # The held-out stories as a text of their own: python3 corpus.py TINYSTORIES.txt HELD_OUT.txt
+    stories, out = sys.argv[1:]
+    with open(out, "w", encoding="utf-8", newline="") as file:
+        file.write(f"\n{SEPARATOR}\n".join(split(stories)[1]) + "\n")

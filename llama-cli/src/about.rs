@@ -9,6 +9,8 @@ use clap::CommandFactory;
 const WELCOME: &str = "\
 Llama 2 models in GGUF files, on the CPU.
 
+  llama run -p \"Once upon a time\"
+                        a story, by the little demo model inside this program
   llama doctor          what this machine can run, and how fast
   llama bench           measure it
   llama run -hf TheBloke/Llama-2-7B-GGUF -p \"Once upon a time\"

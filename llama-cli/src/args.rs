@@ -37,6 +37,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Generate text from a prompt; standard output carries the text and nothing else
     ///
+    /// Where nothing names a model, the demo inside this program tells a little story.
+    ///
     /// The exit code is 0 when generation ends by itself or at its limit, 1 after an error, 2 for
     /// wrong flags and 130 when Ctrl-C ended it (a second Ctrl-C does not wait).
     Run(Run),
@@ -272,8 +274,8 @@ pub(crate) struct Tokenize {
 /// Where a value is a list, commas and repeated flags add values, and a range is `1-8`, `1-8+2` or `1-8*2`.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// A GGUF file (of a split model, its first part); several by repeating the flag [default: a tiny
-    /// synthetic model, written to a temporary directory]
+    /// A GGUF file (of a split model, its first part); several by repeating the flag [default: the demo
+    /// model inside this program]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) model: Vec<PathBuf>,
     #[command(flatten)]

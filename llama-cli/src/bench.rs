@@ -26,19 +26,15 @@ use crate::args::Bench;
 use crate::failure::Failure;
 use crate::list::List;
 use crate::output::{label, note, printable};
-use crate::{interrupt, load, machine};
-use llama_core::synth::{Shape, Spec, Synth};
+use crate::{demo, interrupt, load, machine};
 use llama_core::{Model, Options, Plan};
-use llama_kernels::{Cpu, CpuOptions, Format, available, default_threads};
+use llama_kernels::{Cpu, CpuOptions, available, default_threads};
 use std::cell::OnceCell;
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 /// Changes of the machine's speed beyond this share of it are worth a warning.
 const QUIET: f64 = 0.1;
@@ -47,18 +43,17 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
     let cancel = interrupt::watch()?;
     let earlier = args.compare.as_deref().map(Earlier::read).transpose()?;
     let settings = settings(args)?;
-    // Holds the directory until the end, when it is removed.
-    let mut models = args.model.clone();
-    models.extend(args.hub.locate()?);
-    let (paths, _directory) = match &models[..] {
-        [] => tiny_model().map(|(path, directory)| (vec![path], Some(directory)))?,
-        paths => (paths.to_vec(), None),
-    };
+    let named = args.model.iter().cloned().chain(args.hub.locate()?);
+    let mut paths: Vec<Option<PathBuf>> = named.map(Some).collect();
+    if paths.is_empty() {
+        paths.push(None);
+    }
     let tests = tests(args);
     let mut report = Report::new(args);
     let total = paths.len() * settings.len() * tests.len();
     let mut measurement = Measurement { args, cancel, earlier, buffer: OnceCell::new(), done: 0, total };
-    let result = paths.iter().try_for_each(|path| measurement.model(path, &settings, &tests, &mut report));
+    let mut model = |path: &Option<_>| measurement.model(path.as_deref(), &settings, &tests, &mut report);
+    let result = paths.iter().try_for_each(&mut model);
     report.end(result.is_err())?;
     result
 }
@@ -122,21 +117,21 @@ struct Measurement<'a> {
 }
 
 impl Measurement<'_> {
-    /// All settings and tests of one model.
+    /// All settings and tests of one model; without a path of the demo.
     fn model(
         &mut self,
-        path: &Path,
+        path: Option<&Path>,
         settings: &[Setting],
         tests: &[Test],
         report: &mut Report,
     ) -> Result<(), Failure> {
         machine::forget_peak();
         let clock = Instant::now();
-        let model = Model::from_gguf(load::map(path)?)?;
+        let model = Model::from_gguf(path.map_or_else(demo::gguf, load::map)?)?;
         let load = clock.elapsed().as_secs_f64();
         let subject = Rc::new(Subject {
             name: name(&model)?,
-            file: path.display().to_string(),
+            file: model.gguf().path().display().to_string(),
             size: model.gguf().tensors().iter().map(|t| t.size() as u64).sum(),
             params: model.weights().parameters(),
             load,
@@ -272,20 +267,6 @@ pub(crate) fn memory_beyond(cache: u64) -> Vec<u8> {
     vec![1; bytes as usize]
 }
 
-/// Writes a model for those who have none.
-fn tiny_model() -> Result<(PathBuf, TempDir), Failure> {
-    let directory = tempfile::tempdir().map_err(|e| cannot_write(std::env::temp_dir(), e))?;
-    let path = directory.path().join("tiny.gguf");
-    let shape = Shape::from_name("tiny").expect("a shape of the list");
-    note(format_args!("no model given: measuring a tiny synthetic one, {}", path.display()));
-    let model = Synth::new(&Spec { shape, format: Format::Q4_0.into(), seed: 1 })?;
-    let write = |path: &Path| model.write(File::create(path)?, |_| ());
-    match write(&path) {
-        Ok(_) => Ok((path, directory)),
-        Err(e) => Err(cannot_write(path, e)),
-    }
-}
-
 /// The model's own name, or its file's, and the format of its matrices.
 fn name(model: &Model) -> Result<String, Failure> {
     let gguf = model.gguf();
@@ -294,8 +275,4 @@ fn name(model: &Model) -> Result<String, Failure> {
     let network = model.weights().layers.first().and_then(|layer| layer.ffn.networks().first());
     let format = network.map(|network| format!(" {}", network.up.matrix().format()));
     Ok(printable(&name) + &format.unwrap_or_default())
-}
-
-fn cannot_write(path: PathBuf, source: io::Error) -> Failure {
-    Failure::File { action: "write", path, source }
 }

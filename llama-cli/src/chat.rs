@@ -38,7 +38,8 @@ const COMMANDS: [(&str, &str, &str); 12] = [
 ];
 
 pub(crate) fn chat(args: &Args) -> Result<(), Failure> {
-    args.source.named()?;
+    let kind = "a chat model, such as -hf TheBloke/Llama-2-7B-Chat-GGUF (the demo inside this program only tells stories)";
+    args.source.named()?.ok_or(Failure::NoModel { kind })?;
     let system = args.system()?;
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let commands = COMMANDS.map(|(name, ..)| name).to_vec();

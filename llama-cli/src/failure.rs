@@ -15,8 +15,8 @@ pub(crate) enum Failure {
     Cpu(#[from] llama_kernels::CpuError),
     #[error(transparent)]
     Hub(#[from] crate::hub::Error),
-    #[error("no model: expected -m FILE, -hf USER/MODEL or -mu URL")]
-    NoModel,
+    #[error("no model: expected -m FILE, -hf USER/MODEL or -mu URL of {kind}")]
+    NoModel { kind: &'static str },
     #[error("{model}: expected a model in the cache {}, found none (llama models lists them)", cache.display())]
     NotCached { model: String, cache: PathBuf },
     #[error("{model}: a process is downloading it")]
@@ -58,13 +58,9 @@ impl Failure {
             Failure::Interrupted | Failure::Model(llama_core::Error::Cancelled) => {
                 ExitCode::from(crate::interrupt::EXIT_CODE)
             }
-            Failure::NoModel => {
-                note(format_args!("{} {}", label("error"), Failure::NoModel));
-                ExitCode::from(2)
-            }
             failure => {
                 note(format_args!("{} {}", label("error"), printable(&failure.to_string())));
-                ExitCode::FAILURE
+                if matches!(failure, Failure::NoModel { .. }) { ExitCode::from(2) } else { ExitCode::FAILURE }
             }
         }
     }

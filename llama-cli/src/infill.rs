@@ -21,7 +21,8 @@ enum Around {
 }
 
 pub(crate) fn infill(args: &Args) -> Result<(), Failure> {
-    args.source.named()?;
+    let kind = "Code Llama 7B or 13B, such as -hf TheBloke/CodeLlama-7B-GGUF";
+    args.source.named()?.ok_or(Failure::NoModel { kind })?;
     let around = args.around()?;
     let cancel = interrupt::watch()?;
 

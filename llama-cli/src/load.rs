@@ -1,6 +1,7 @@
 //! What every subcommand starts with: a text and a model.
 
 use crate::args::{Cache, Rope, Text};
+use crate::demo;
 use crate::failure::Failure;
 use crate::source::Source;
 use llama_core::gguf::Gguf;
@@ -60,9 +61,12 @@ impl Rope {
     }
 }
 
-/// Maps the file of a source.
+/// The file of a source, mapped, or the demo if nobody names one.
 pub(crate) fn gguf(source: &Source) -> Result<Gguf, Failure> {
-    map(&source.locate()?)
+    match source.locate()? {
+        Some(path) => map(&path),
+        None => demo::gguf(),
+    }
 }
 
 /// The model of a source.

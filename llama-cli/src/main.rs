@@ -10,6 +10,7 @@ mod args;
 mod bench;
 mod chat;
 mod compute;
+mod demo;
 mod doctor;
 mod failure;
 mod hub;

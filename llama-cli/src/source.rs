@@ -37,27 +37,27 @@ pub(crate) struct Hub {
 }
 
 impl Source {
-    /// Whoever names the model, a flag or else the environment.
+    /// Whoever names the model, a flag or else the environment; `None` if nobody does.
     ///
     /// # Errors
-    /// If nobody does.
-    pub(crate) fn named(&self) -> Result<Source, Failure> {
+    /// If the environment names none that there can be.
+    pub(crate) fn named(&self) -> Result<Option<Source>, Failure> {
         if self.model.is_some() || self.hub.is_named() {
-            return Ok(self.clone());
+            return Ok(Some(self.clone()));
         }
         if let Some(path) = variable("LLAMA_ARG_MODEL") {
-            return Ok(Source { model: Some(path.into()), hub: Hub::default() });
+            return Ok(Some(Source { model: Some(path.into()), hub: Hub::default() }));
         }
         let hub = Hub::from_environment(self.hub.offline)?;
-        if hub.is_named() { Ok(Source { model: None, hub }) } else { Err(Failure::NoModel) }
+        Ok(hub.is_named().then_some(Source { model: None, hub }))
     }
 
-    /// The model's file, downloaded if need be.
-    pub(crate) fn locate(&self) -> Result<PathBuf, Failure> {
-        let Source { model, hub } = self.named()?;
-        match model {
-            Some(path) => Ok(path),
-            None => hub.locate()?.ok_or(Failure::NoModel),
+    /// The model's file, downloaded if need be; `None` if nobody names it.
+    pub(crate) fn locate(&self) -> Result<Option<PathBuf>, Failure> {
+        match self.named()? {
+            Some(Source { model: Some(path), .. }) => Ok(Some(path)),
+            Some(Source { model: None, hub }) => hub.locate(),
+            None => Ok(None),
         }
     }
 }

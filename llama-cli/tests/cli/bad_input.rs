@@ -107,7 +107,7 @@ fn wrong_flags() {
     let model = fixture.model.as_str();
     let wrong: &[&[&str]] = &[
         &["fly"],
-        &["run"],
+        &["chat"],
         &["run", "-m", model, "--fly"],
         &["run", "-m", model, "-t", "0"],
         &["run", "-m", model, "--threads", "100000"],
@@ -119,8 +119,6 @@ fn wrong_flags() {
         &["infill", "-m", model],
         &["infill", "-f", "x"],
         &["infill", "-m", model, "-f", "x", "--suffix", "y"],
-        &["inspect"],
-        &["tokenize"],
         &["bench", "-r", "0"],
         &["bench", "-p", "8-1"],
         &["bench", "-t", "1,0"],

@@ -273,13 +273,3 @@ fn an_error_in_the_middle_leaves_valid_json() {
     assert_eq!(rows.as_array().unwrap().len(), 1);
     assert!(fs::metadata(&fixture.model).is_ok());
 }
-
-#[test]
-fn without_a_model_a_tiny_one_is_made_announced_and_removed() {
-    let output = output(&["bench", "-p", "4", "-n", "1", "-r", "1"]);
-    let message = stderr(&output);
-    assert!(output.status.success(), "{message}");
-    let line = message.lines().find(|line| line.contains("tiny synthetic")).expect("an announcement");
-    let path = line.rsplit(' ').next().unwrap();
-    assert!(path.ends_with(".gguf") && !std::path::Path::new(path).exists(), "{path}");
-}

@@ -4,6 +4,7 @@ mod about;
 mod bad_input;
 mod bench;
 mod chat;
+mod demo;
 mod doctor;
 mod fixture;
 mod hub;

@@ -1,4 +1,4 @@
-//! A file's bytes, mapped or read, shared by whoever holds a part of them. The crate's only unsafe.
+//! A file's bytes, mapped, read or part of the program, shared by whoever holds a part of them. The crate's only unsafe.
 #![expect(unsafe_code, reason = "mapping a file is unsafe: another process may change it")]
 
 use super::{Gguf, read};
@@ -74,6 +74,7 @@ impl std::fmt::Debug for Mapped {
 pub(super) enum Map {
     Mapped(Mmap),
     Owned(Vec<u8>),
+    Static(&'static [u8]),
 }
 
 impl Map {
@@ -106,6 +107,7 @@ impl Deref for Map {
         match self {
             Map::Mapped(map) => map,
             Map::Owned(bytes) => bytes,
+            Map::Static(bytes) => bytes,
         }
     }
 }

@@ -102,6 +102,15 @@ impl Gguf {
         read::open(path.as_ref(), Map::read_file)
     }
 
+    /// The same for a file that is part of the program (`include_bytes!`): nothing is read or copied. `name` stands
+    /// for its path, in errors too.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read); a split file cannot be read so.
+    pub fn from_static(name: impl AsRef<Path>, bytes: &'static [u8]) -> Result<Gguf> {
+        read::open(name.as_ref(), |_| Ok(Map::Static(bytes)))
+    }
+
     /// The file that was opened.
     pub fn path(&self) -> &Path {
         &self.parts[0].path
