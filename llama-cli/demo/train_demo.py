@@ -1,12 +1,14 @@
 """Trains the demo model.
 
-    python3 train_demo.py TINYSTORIES.txt SAMPLED.txt OUT_FOLDER --tokens 7000000
+    python3 train_demo.py TINYSTORIES.txt SAMPLED.txt OUT_FOLDER                  # ended by hand
+    python3 train_demo.py TINYSTORIES.txt SAMPLED.txt OUT_FOLDER --until 20:36    # ends by itself (UTC)
 
 The data are the real stories of the first 90 % of the text, of which every fortieth is kept to watch the training
-(`dev`), and sampled stories (sample_demo.py). The share of real rows in a batch grows from 15 to 40 %. The matrices of
-the layers are trained with Muon, the embedding and the norms with Adam; the rate rises over 60 steps and falls to zero
-in a straight line over the last 60 % of the tokens. OUT_FOLDER gets the vocabulary, a checkpoint every two minutes
-(a second start resumes there), the loss curve and, at the end, the weights.
+(`dev`), and sampled stories (sample_demo.py). The matrices of the layers are trained with Muon, the embedding and the
+norms with Adam. The rate rises over 60 steps and stays; with --until it falls in a straight line that ends there, on
+a machine of whatever speed. While it falls, windows are 512 tokens instead of 256, and the share of real rows grows
+from 15 to 40 %. OUT_FOLDER gets the vocabulary, a checkpoint every two minutes (a second start resumes there), the
+loss curve and, at the end, the weights.
 """
 
 import argparse
@@ -14,6 +16,8 @@ import csv
 import os
 import pickle
 import time
+from collections import deque
+from datetime import datetime, time as clock, timezone
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +27,7 @@ import corpus
 import llama
 
 CONFIG = llama.STUDENT
-BATCH, SHORT, LONG, PLATEAU = 4096, 256, 512, 0.4
+BATCH, SHORT, LONG = 4096, 256, 512
 MUON_RATE, ADAM_RATE, DECAY, WARMUP = 8e-3, 4e-3, 0.1, 60
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -106,7 +110,7 @@ def main():
     parser.add_argument("stories")
     parser.add_argument("sampled")
     parser.add_argument("out")
-    parser.add_argument("--tokens", type=float, default=7e6)
+    parser.add_argument("--until", metavar="HH:MM")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
@@ -127,32 +131,38 @@ def main():
 
     checkpoint = path("checkpoint.pickle")
     if os.path.exists(checkpoint):
-        params, state, step, streams, rng = pickle.load(open(checkpoint, "rb"))
+        params, state, step, streams, rng, rate = pickle.load(open(checkpoint, "rb"))
     else:
         params = llama.init(CONFIG, args.seed)
-        state, step, rng = fresh_state(params), 0, np.random.default_rng(args.seed)
+        state, step, rng, rate = fresh_state(params), 0, np.random.default_rng(args.seed), 1.0
         sources = corpus.Real(docs, args.seed), corpus.Sampled(args.sampled, model, args.seed)
         streams = [corpus.Rows(source) for source in sources]
     print(f"{sum(p.size for p in jax.tree.leaves(params))} parameters", flush=True)
 
-    steps = int(args.tokens / BATCH)
-    saved, began, since, losses = time.time(), time.time(), step, []
+    end = args.until and datetime.combine(datetime.now(timezone.utc), clock.fromisoformat(args.until), timezone.utc)
+    saved, began, since, losses, times = time.time(), time.time(), step, [], deque(maxlen=30)
     with open(path("loss.csv"), "a", newline="") as file:
         curve = csv.writer(file)
         if step == 0:
             curve.writerow(["step", "tokens", "rate", "train_nats_per_token", "dev_bits_per_byte", "real_epochs", "sampled_tokens"])
-        while step < steps:
-            done = step / steps
-            rate = min(1.0, (step + 1) / WARMUP, (1 - done) / (1 - PLATEAU))
-            width = SHORT if done < PLATEAU else LONG
+        while True:
+            # The first step of a process is compiled, which says nothing about the others.
+            if step > since:
+                times.append(time.time())
+            if args.until and len(times) > 3:
+                pace = (times[-1] - times[0]) / (len(times) - 1)
+                rate *= max(0.0, 1 - pace / max(end.timestamp() - time.time(), 1e-9))
+            last = rate <= 1e-3
+            warm = min(1.0, (step + 1) / WARMUP)
+            width = LONG if args.until else SHORT
             rows = BATCH // width
-            count = int(rng.binomial(rows, 0.15 + 0.25 * done))
+            count = int(rng.binomial(rows, 0.40 - 0.25 * rate))
             parts = [s.take(n, width) for s, n in zip(streams, (count, rows - count)) if n]
             batch = [np.concatenate(p) for p in zip(*parts)]
-            params, state, loss = train_step(params, state, step, rate, *batch)
+            params, state, loss = train_step(params, state, step, warm * rate, *batch)
             losses.append(float(loss))
             step += 1
-            if step % 100 == 0 or step == steps:
+            if step % 100 == 0 or last:
                 bits = dev_bits(params, dev_rows, dev_size)
                 epochs = streams[0].taken / size
                 row = [step, step * BATCH, f"{rate:.4f}", f"{np.mean(losses):.4f}", f"{bits:.4f}", f"{epochs:.2f}", streams[1].taken]
@@ -161,11 +171,13 @@ def main():
                 speed = (step - since) * BATCH / (time.time() - began)
                 print(*row, f"{speed:.0f} tokens/s", time.strftime("%H:%M:%S"), flush=True)
                 losses = []
-            if time.time() - saved > 120 or step == steps:
+            if time.time() - saved > 120 or last:
                 with open(checkpoint + ".new", "wb") as out:
-                    pickle.dump((jax.device_get(params), jax.device_get(state), step, streams, rng), out)
+                    pickle.dump((jax.device_get(params), jax.device_get(state), step, streams, rng, rate), out)
                 os.replace(checkpoint + ".new", checkpoint)
                 saved = time.time()
+            if last:
+                break
     pickle.dump(jax.device_get(params), open(path("weights.pickle"), "wb"))
 
 
