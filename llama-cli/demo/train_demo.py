@@ -6,8 +6,8 @@
 The data are the real stories of the first 90 % of the text, of which every fortieth is kept to watch the training
 (`dev`), and sampled stories (sample_demo.py). The matrices of the layers are trained with Muon, the embedding and the
 norms with Adam. The rate rises over 60 steps and stays; with --until it falls in a straight line that ends there, on
-a machine of whatever speed. While it falls, windows are 512 tokens instead of 256, and the share of real rows grows
-from 15 to 40 %. OUT_FOLDER gets the vocabulary, a checkpoint every two minutes (a second start resumes there), the
+a machine of whatever speed. While it falls, the share of real rows grows from 15 to 40 %, and below 0.6 windows are
+512 tokens instead of 256. OUT_FOLDER gets the vocabulary, a checkpoint every two minutes (a second start resumes there), the
 loss curve and, at the end, the weights.
 """
 
@@ -29,6 +29,7 @@ import llama
 CONFIG = llama.STUDENT
 BATCH, SHORT, LONG = 4096, 256, 512
 MUON_RATE, ADAM_RATE, DECAY, WARMUP = 8e-3, 4e-3, 0.1, 60
+COLUMNS = ("step", "tokens", "rate", "train_nats_per_token", "dev_bits_per_byte", "real_epochs", "sampled_tokens")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -141,31 +142,35 @@ def main():
 
     end = args.until and datetime.combine(datetime.now(timezone.utc), clock.fromisoformat(args.until), timezone.utc)
     saved, began, since, losses, times = time.time(), time.time(), step, [], deque(maxlen=30)
+    compiled = set()
     with open(path("loss.csv"), "a", newline="") as file:
         curve = csv.writer(file)
         if step == 0:
-            curve.writerow(["step", "tokens", "rate", "train_nats_per_token", "dev_bits_per_byte", "real_epochs", "sampled_tokens"])
+            curve.writerow(COLUMNS)
         while True:
-            # The first step of a process is compiled, which says nothing about the others.
-            if step > since:
-                times.append(time.time())
+            times.append(time.time())
             if args.until and len(times) > 3:
                 pace = (times[-1] - times[0]) / (len(times) - 1)
                 rate *= max(0.0, 1 - pace / max(end.timestamp() - time.time(), 1e-9))
             last = rate <= 1e-3
             warm = min(1.0, (step + 1) / WARMUP)
-            width = LONG if args.until else SHORT
+            width = LONG if rate < 0.6 else SHORT
             rows = BATCH // width
             count = int(rng.binomial(rows, 0.40 - 0.25 * rate))
             parts = [s.take(n, width) for s, n in zip(streams, (count, rows - count)) if n]
             batch = [np.concatenate(p) for p in zip(*parts)]
+            if width not in compiled:
+                # Compiling says nothing about the pace of other steps.
+                compiled.add(width)
+                times.clear()
             params, state, loss = train_step(params, state, step, warm * rate, *batch)
             losses.append(float(loss))
             step += 1
             if step % 100 == 0 or last:
                 bits = dev_bits(params, dev_rows, dev_size)
                 epochs = streams[0].taken / size
-                row = [step, step * BATCH, f"{rate:.4f}", f"{np.mean(losses):.4f}", f"{bits:.4f}", f"{epochs:.2f}", streams[1].taken]
+                figures = [rate, np.mean(losses), bits, epochs]
+                row = [step, step * BATCH, *(f"{figure:.4f}" for figure in figures), streams[1].taken]
                 curve.writerow(row)
                 file.flush()
                 speed = (step - since) * BATCH / (time.time() - began)
