@@ -229,11 +229,17 @@ impl Chat {
         let most = self.settings.most();
         let mut at_start = true;
         let mut count = 0;
-        for piece in self.conversation.reply(&mut self.sampler).take(most) {
-            let piece = piece?;
-            count += 1;
+        let mut reply = self.conversation.reply(&mut self.sampler);
+        loop {
+            let piece = if count == most { None } else { reply.next().transpose()? };
+            let last = piece.is_none();
+            let piece = piece.unwrap_or_else(|| reply.rest());
             at_start = if piece.is_empty() { at_start } else { piece.ends_with('\n') };
             print(piece)?;
+            if last {
+                break;
+            }
+            count += 1;
         }
         if !at_start || count == 0 {
             print("\n")?;
