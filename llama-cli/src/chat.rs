@@ -100,7 +100,7 @@ struct Chat {
 impl Chat {
     fn talk(&mut self, input: &mut Input, terminal: bool) -> Result<(), Failure> {
         if terminal {
-            note("Ctrl-C stops an answer, \\ at the end of a line goes on in the next, /help shows commands");
+            note("Ctrl-C stops an answer, \\ at a line's end goes on in the next, /help shows more");
         }
         while let Some(line) = input.line()? {
             // A Ctrl-C that came too late for the answer before.

@@ -40,7 +40,7 @@ use view::common;
 /// How a conversation becomes a prompt.
 #[derive(Debug)]
 pub enum ChatFormat {
-    /// Llama 2's, written natively ([`Chat`]).
+    /// Llama 2's, written natively ([`Chat`](crate::Chat)).
     Llama2,
     /// A template's.
     Template(Box<Template>),
