@@ -31,7 +31,7 @@ const COMMANDS: [(&str, &str, &str); 12] = [
     (
         "/set",
         "KEY VALUE",
-        "change a setting: temp, top-k, top-p, min-p, repeat-penalty, repeat-last-n, seed, predict",
+        "change a setting: temp, top-k, top-p, min-p, repeat-penalty,\n                 repeat-last-n, seed, predict",
     ),
     ("/exit", "", "end the chat, as Ctrl-D does"),
     ("//", "TEXT", "say something that begins with a slash"),
