@@ -304,6 +304,8 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "LIST", default_values_t = [KvType::default()], value_delimiter = ',', ignore_case = true,
           value_parser = cache_type())]
     pub(crate) cache_type_v: Vec<KvType>,
+    #[command(flatten)]
+    pub(crate) rope: Rope,
     /// Threads [default: the physical cores that this process may use]
     #[arg(short, long, value_name = "LIST", value_parser = list(1..=Cpu::MAX_THREADS as u32))]
     pub(crate) threads: Vec<List>,

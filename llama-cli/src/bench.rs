@@ -163,7 +163,11 @@ impl Measurement<'_> {
             ..CpuOptions::default()
         };
         let cpu = Arc::new(Cpu::new(&cpu)?);
-        let options = options(setting).context(context).cpu(cpu.clone()).cancel(self.cancel.clone());
+        let options = options(setting)
+            .rope(self.args.rope.options())
+            .context(context)
+            .cpu(cpu.clone())
+            .cancel(self.cancel.clone());
         let plan = Plan::new(model.gguf(), &options)?;
         let cost = Cost::new(model, plan.kv / plan.context as u64);
         let mut session = model.session(options)?;
