@@ -3,7 +3,9 @@
 use crate::failure::Failure;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tempfile::NamedTempFile;
 
 /// Whether neither colours nor bars are wanted, whatever the streams are.
 static SIMPLE: AtomicBool = AtomicBool::new(false);
@@ -18,6 +20,21 @@ pub(crate) fn shows_progress() -> bool {
     !SIMPLE.load(Ordering::Relaxed)
         && io::stderr().is_terminal()
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// An empty file beside `path`, which is to become it; removed when it is dropped.
+pub(crate) fn temporary(path: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    // `parent` of a bare name is the empty path.
+    let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).suffix(".part");
+    #[cfg(unix)]
+    {
+        // Less the umask, as for any other file; the default is for secrets.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(directory)
 }
 
 /// Writes to standard output, at once.

@@ -12,6 +12,7 @@ use crate::ops::gemm::Job;
 use crate::ops::pack::PANELS;
 use crate::simd::{LANES, STRIPE, Simd};
 use core::arch::x86_64::*;
+use std::hint::black_box;
 use std::mem::transmute;
 use std::ops::Range;
 
@@ -78,14 +79,40 @@ fn multiply<const MT: usize>(s: Avx512<BF16>, panel: &[[u8; STRIPE]], x: &[i32],
     for (w, x) in panel.iter().zip(x.as_chunks::<MT>().0) {
         let w = s.load_bytes(w);
         for t in 0..MT {
-            // SAFETY: the value of `s` proves AVX512-BF16; the types are of the same bits.
-            acc[t] = unsafe {
-                let w = transmute::<__m512i, __m512bh>(w);
-                _mm512_dpbf16_ps(acc[t], w, transmute::<__m512i, __m512bh>(s.splat_i32(x[t])))
-            };
+            acc[t] = dot(s, acc[t], w, s.splat_i32(x[t]));
         }
     }
     for t in 0..MT {
         s.store(acc[t], &mut c[t]);
     }
+}
+
+/// The products of two pairs in each lane, added to `acc`.
+#[inline(always)]
+fn dot(_proof: Avx512<BF16>, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+    // SAFETY: the first argument proves AVX512-BF16; the types are of the same bits.
+    unsafe {
+        _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b))
+    }
+}
+
+/// Products in registers, as [`Simd::multiply_pairs`] describes them.
+#[inline(always)]
+pub(super) fn peak(s: Avx512<BF16>, rounds: usize) -> usize {
+    /// More chains than two units with a latency of six cycles can have under way.
+    const CHAINS: usize = 12;
+    const REPEATS: usize = 8;
+    let (a, b) = (s.splat_i32(black_box(0x3F80_3F80)), s.splat_i32(black_box(0x3F00_3F00)));
+    let mut acc = [s.splat(0.0); CHAINS];
+    for _ in 0..REPEATS * rounds {
+        for acc in &mut acc {
+            *acc = dot(s, *acc, a, b);
+        }
+    }
+    let mut out = [0.0; LANES];
+    for acc in acc {
+        s.store(acc, &mut out);
+        black_box(&out);
+    }
+    REPEATS * CHAINS * 2 * LANES
 }
