@@ -45,7 +45,7 @@ fn progress_bar(bytes: u64) -> ProgressBar {
         false => ProgressDrawTarget::hidden(),
     };
     let style = ProgressStyle::with_template(
-        "{bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+        "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left",
     );
     ProgressBar::with_draw_target(Some(bytes), target).with_style(style.expect("a valid template"))
 }

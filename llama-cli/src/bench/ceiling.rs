@@ -249,7 +249,8 @@ mod tests {
 
     #[test]
     fn bfloat16_has_a_peak_of_its_own_where_many_tokens_are_multiplied() {
-        let floats = Ceiling { bandwidth: 1.0, integers: None, tiles: None, pairs: None, floats: Some(100.0) };
+        let floats =
+            Ceiling { bandwidth: 1.0, integers: None, tiles: None, pairs: None, floats: Some(100.0) };
         let pairs = Ceiling { pairs: Some(200.0), ..floats };
         let tiles = Ceiling { tiles: Some(400.0), ..pairs };
         let peaks = [floats, pairs, tiles].map(|ceiling| ceiling.of_product(Class::Bf16, false));
@@ -260,6 +261,9 @@ mod tests {
         }
         let work = Work { bf16: 100, ..Work::default() };
         assert_eq!((floats.mfu(&work, 2.0), pairs.mfu(&work, 2.0)), (Some(1.0), Some(0.5)));
-        assert_eq!([Format::BF16, Format::F16, Format::Q4_0].map(Class::of), [Class::Bf16, Class::Floats, Class::Integers]);
+        assert_eq!(
+            [Format::BF16, Format::F16, Format::Q4_0].map(Class::of),
+            [Class::Bf16, Class::Floats, Class::Integers]
+        );
     }
 }

@@ -105,7 +105,9 @@ const FACTS: [Fact; 9] = [
     ("depth", |row| format!("d{}", row.test.depth)),
     ("model", |row| row.subject.name.clone()),
     ("isa", |row| row.setting.isa.into()),
-    ("threads", |row| format!("{} thread{}", row.setting.threads, if row.setting.threads == 1 { "" } else { "s" })),
+    ("threads", |row| {
+        format!("{} thread{}", row.setting.threads, if row.setting.threads == 1 { "" } else { "s" })
+    }),
     ("batch", |row| format!("-b {}", row.setting.batch)),
     ("ubatch", |row| format!("-ub {}", row.setting.ubatch)),
     ("keys", |row| format!("keys {}", row.setting.type_k)),
@@ -153,7 +155,8 @@ impl Names {
     /// What all rows share of the model and of what computes.
     fn common(&self, rows: &[Row]) -> String {
         let varies = |name: &str| self.varying.iter().any(|(varying, _)| *varying == name);
-        let shared = FACTS.iter().filter(|(name, _)| ["model", "isa", "threads"].contains(name) && !varies(name));
+        let shared =
+            FACTS.iter().filter(|(name, _)| ["model", "isa", "threads"].contains(name) && !varies(name));
         let parts: Vec<String> =
             rows.first().map(|row| shared.map(|(_, of)| of(row)).collect()).unwrap_or_default();
         parts.join(", ")

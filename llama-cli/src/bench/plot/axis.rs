@@ -43,7 +43,10 @@ impl Axis {
         let power = 10f64.powf(least.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].map(|digit| digit * power).into_iter().find(|step| *step >= least);
         let step = step.unwrap_or(least);
-        (0..1000).map(|i| (low / step).ceil() * step + f64::from(i) * step).take_while(|tick| *tick <= high).collect()
+        (0..1000)
+            .map(|i| (low / step).ceil() * step + f64::from(i) * step)
+            .take_while(|tick| *tick <= high)
+            .collect()
     }
 
     /// Powers of ten, and if there is room twice and five times these.

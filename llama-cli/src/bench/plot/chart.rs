@@ -48,7 +48,7 @@ impl Chart {
     /// Draws it below a point, as wide as that; returns how high it is.
     pub(super) fn draw(&self, svg: &mut Svg, (x, y): At, wide: f64) -> f64 {
         svg.bold((x, y + TITLE), TITLE, &self.title);
-        let top = y + TITLE + 12.0;
+        let top = y + TITLE + 18.0;
         match self.axis {
             Some(axis) => self.lines(svg, (x, top), wide, axis) - y,
             None => self.bars(svg, (x, top), wide) - y,
@@ -89,7 +89,8 @@ impl Chart {
             svg.path(&series.points.iter().map(place).collect::<Vec<_>>(), color, dashes);
             for point in &series.points {
                 let (at, _) = place(point);
-                let ends = [-1.0, 1.0].map(|sign| vertical.place((point.speed + sign * point.deviation).max(0.0)));
+                let ends =
+                    [-1.0, 1.0].map(|sign| vertical.place((point.speed + sign * point.deviation).max(0.0)));
                 svg.line((at, ends[0]), (at, ends[1]), color, 1.4);
             }
             for point in &series.points {
@@ -105,7 +106,7 @@ impl Chart {
     fn bars(&self, svg: &mut Svg, (x, y): At, wide: f64) -> f64 {
         let room = 130.0;
         let across = Axis::linear((0.0, self.fastest()), (x, x + wide - room));
-        let mut y = y + 8.0;
+        let mut y = y;
         for series in &self.series {
             for point in &series.points {
                 svg.text((x, y + TEXT), Anchor::Start, TEXT, INK, &fitting(&series.name, wide));

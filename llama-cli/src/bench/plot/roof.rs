@@ -59,8 +59,7 @@ impl<'a> Roof<'a> {
         let threads = recorded().map(|row| row.setting.threads).max()?;
         let isa = recorded().filter(|row| row.setting.threads == threads).next_back()?.setting.isa;
         let chosen = recorded().filter(|row| row.setting.threads == threads && row.setting.isa == isa);
-        let rows: Vec<_> =
-            chosen.filter_map(|row| Some((row, row.recorded.as_ref()?, name(row)))).collect();
+        let rows: Vec<_> = chosen.filter_map(|row| Some((row, row.recorded.as_ref()?, name(row)))).collect();
         let best = |of: fn(&Ceiling) -> Option<f64>| {
             rows.iter().filter_map(|(row, ..)| of(&row.ceiling)).reduce(f64::max)
         };
@@ -78,7 +77,8 @@ impl<'a> Roof<'a> {
     fn spots(&self) -> Vec<Spot> {
         let mut spots: Vec<Spot> = Vec::new();
         for (test, (_, recorded, _)) in self.rows.iter().enumerate() {
-            for record in recorded.profile.records.iter().filter(|record| record.macs > 0 && record.bytes > 0) {
+            for record in recorded.profile.records.iter().filter(|record| record.macs > 0 && record.bytes > 0)
+            {
                 let mut name = record.operation.name().to_owned();
                 if let Some(product) = record.operation.product() {
                     let formats: Vec<&str> = product.formats.iter().map(|format| format.name()).collect();
@@ -108,7 +108,8 @@ impl<'a> Roof<'a> {
     fn peaks(&self) -> Vec<(&'static str, f64)> {
         let Ceiling { integers, tiles, pairs, floats, .. } = self.ceiling;
         let all = [("integers", integers), ("tiles", tiles), ("bfloat16", pairs), ("floats", floats)];
-        let mut known: Vec<_> = all.into_iter().filter_map(|(name, peak)| Some((name, peak? / 1e9))).collect();
+        let mut known: Vec<_> =
+            all.into_iter().filter_map(|(name, peak)| Some((name, peak? / 1e9))).collect();
         known.sort_by(|a, b| b.1.total_cmp(&a.1));
         known
     }
@@ -130,7 +131,8 @@ impl<'a> Roof<'a> {
         let density = |spot: &Spot| spot.macs * 2.0 / spot.bytes;
         let ridges = peaks.iter().map(|(_, peak)| peak / bandwidth);
         let across = Axis::logarithmic(span(spots.iter().map(density).chain(ridges)), (left, right));
-        let up = Axis::logarithmic(span(spots.iter().map(rate).chain(peaks.iter().map(|p| p.1))), (bottom, top));
+        let up =
+            Axis::logarithmic(span(spots.iter().map(rate).chain(peaks.iter().map(|p| p.1))), (bottom, top));
         for tick in up.ticks(22.0) {
             let at = up.place(tick);
             svg.line((left, at), (right, at), GRID, 1.0);
@@ -165,7 +167,13 @@ impl<'a> Roof<'a> {
             let (begin, end) = (at(peak / bandwidth, *peak), (right, up.place(*peak)));
             svg.path(&[begin, end], INK, if *name == "floats" { "7 4" } else { "" });
             let label = (end.1 + 5.0).max(free);
-            svg.text((right + 8.0, label), Anchor::Start, TEXT, INK, &format!("{name} {} GOP/s", number(*peak)));
+            svg.text(
+                (right + 8.0, label),
+                Anchor::Start,
+                TEXT,
+                INK,
+                &format!("{name} {} GOP/s", number(*peak)),
+            );
             free = label + TEXT + 3.0;
         }
         for spot in &spots {
@@ -215,7 +223,12 @@ impl<'a> Roof<'a> {
                 }
                 seen[i] = true;
                 let share = format!("{:.0} %", 100.0 * seconds[i] / total);
-                svg.rect((at, y + 20.0), ((part - 1.0).max(0.5), 22.0), color, &format!("{name}: {what} {share}"));
+                svg.rect(
+                    (at, y + 20.0),
+                    ((part - 1.0).max(0.5), 22.0),
+                    color,
+                    &format!("{name}: {what} {share}"),
+                );
                 if part > width(&share, TEXT) + 8.0 {
                     svg.text((at + part / 2.0, y + 36.0), Anchor::Middle, TEXT, "#ffffff", &share);
                 }

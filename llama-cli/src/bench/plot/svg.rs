@@ -21,7 +21,8 @@ pub(super) struct Svg(String);
 
 /// The width of a text, near enough to keep two apart: there is no font to ask.
 pub(super) fn width(text: &str, size: f64) -> f64 {
-    text.chars().map(|c| if c.is_uppercase() || c == 'm' || c == 'w' { 0.75 } else { 0.58 }).sum::<f64>() * size
+    text.chars().map(|c| if c.is_uppercase() || c == 'm' || c == 'w' { 0.75 } else { 0.58 }).sum::<f64>()
+        * size
 }
 
 impl Svg {

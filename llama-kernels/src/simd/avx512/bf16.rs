@@ -91,9 +91,7 @@ fn multiply<const MT: usize>(s: Avx512<BF16>, panel: &[[u8; STRIPE]], x: &[i32],
 #[inline(always)]
 fn dot(_proof: Avx512<BF16>, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
     // SAFETY: the first argument proves AVX512-BF16; the types are of the same bits.
-    unsafe {
-        _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b))
-    }
+    unsafe { _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)) }
 }
 
 /// Products in registers, as [`Simd::multiply_pairs`] describes them.
