@@ -53,7 +53,14 @@ pub(crate) fn models(args: &Models) -> Result<(), Failure> {
         }
         for (path, size) in partials(&folder.join("blobs")) {
             let kind = Some("incomplete".to_owned());
-            rows.push(Row { group: repo.to_string(), name: "?".into(), path, size, architecture: None, kind });
+            rows.push(Row {
+                group: repo.to_string(),
+                name: "?".into(),
+                path,
+                size,
+                architecture: None,
+                kind,
+            });
         }
     }
     for folder in cache::folders(cache.urls()) {
@@ -105,7 +112,14 @@ impl Row {
         let architecture =
             gguf.as_ref().and_then(|gguf| gguf.opt_str("general.architecture").ok()?.map(printable));
         let kind = gguf.as_ref().and_then(kind);
-        Row { group: printable(&group), name: printable(name), path: path.to_owned(), size, architecture, kind }
+        Row {
+            group: printable(&group),
+            name: printable(name),
+            path: path.to_owned(),
+            size,
+            architecture,
+            kind,
+        }
     }
 
     fn json(&self) -> Value {

@@ -163,16 +163,21 @@ impl Names {
     }
 }
 
-/// Kinds of tests, whose speeds have little to do with each other.
-const KINDS: [(&str, fn(&Test) -> bool); 3] = [
+/// A kind of tests, whose speeds have little to do with those of another.
+type Kind = (&'static str, fn(&Test) -> bool);
+
+const KINDS: [Kind; 3] = [
     ("Prompt", |test| test.generated == 0),
     ("Generation", |test| test.prompt == 0),
     ("Prompt and generation", |test| test.prompt > 0 && test.generated > 0),
 ];
 
+/// A fact that lines are drawn over, what its axis is called, and where a row is on it.
+type Across = (&'static str, &'static str, fn(&Row) -> f64);
+
 fn charts(rows: &[Row], names: &Names) -> Vec<Chart> {
     let varies = |name: &str| names.varying.iter().any(|(varying, _)| *varying == name);
-    let axes: [(&str, &'static str, fn(&Row) -> f64); 2] = [
+    let axes: [Across; 2] = [
         ("depth", "tokens in the context", |row| row.test.depth.into()),
         ("threads", "threads", |row| row.setting.threads as f64),
     ];

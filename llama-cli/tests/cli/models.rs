@@ -61,10 +61,7 @@ fn models_are_listed_with_size_architecture_and_type() {
     assert_eq!(&words[2..], ["llama", "Q8_0", "m.Q8_0.gguf"], "{table}");
     assert_eq!(table.lines().filter(|line| *line == "user/model").count(), 1, "{table}");
     assert!(line("m.Q4_0.gguf").contains(" - "), "{table}");
-    assert!(
-        line("  ?").contains("incomplete") && line("  ?").contains("2.00 KiB"),
-        "{table}"
-    );
+    assert!(line("  ?").contains("incomplete") && line("  ?").contains("2.00 KiB"), "{table}");
     // The file of both snapshots is one file.
     assert_eq!(table.matches("m.Q8_0.gguf").count(), 1);
 

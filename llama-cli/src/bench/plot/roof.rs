@@ -57,7 +57,7 @@ impl<'a> Roof<'a> {
     pub(super) fn new(rows: &'a [Row], name: impl Fn(&Row) -> String) -> Option<Roof<'a>> {
         let recorded = || rows.iter().filter(|row| row.recorded.is_some());
         let threads = recorded().map(|row| row.setting.threads).max()?;
-        let isa = recorded().filter(|row| row.setting.threads == threads).next_back()?.setting.isa;
+        let isa = recorded().rfind(|row| row.setting.threads == threads)?.setting.isa;
         let chosen = recorded().filter(|row| row.setting.threads == threads && row.setting.isa == isa);
         let rows: Vec<_> = chosen.filter_map(|row| Some((row, row.recorded.as_ref()?, name(row)))).collect();
         let best = |of: fn(&Ceiling) -> Option<f64>| {

@@ -102,7 +102,7 @@ impl Svg {
         let _ = writeln!(
             self.0,
             r##"{begin} fill="{color}" stroke="#ffffff" stroke-width="1"><title>{title}</title></{}>"##,
-            if shape % MARKS == 0 { "circle" } else { "polygon" }
+            if shape.is_multiple_of(MARKS) { "circle" } else { "polygon" }
         );
     }
 
