@@ -336,6 +336,9 @@ pub(crate) struct Bench {
     /// model, test, backend, threads, batches and cache types belong together
     #[arg(long, value_name = "FILE")]
     pub(crate) compare: Option<PathBuf>,
+    /// Draw the speeds against depth and threads, and the roofline, into a file .svg or .html
+    #[arg(long, value_name = "FILE", value_parser = crate::bench::plotted)]
+    pub(crate) plot: Option<PathBuf>,
     /// How to print the results
     #[arg(short, long, value_enum, default_value_t = Table::Md)]
     pub(crate) output: Table,

@@ -9,11 +9,13 @@
 mod ceiling;
 mod compare;
 mod figures;
+mod plot;
 mod print;
 mod roofline;
 mod row;
 mod run;
 
+pub(crate) use self::plot::file as plotted;
 pub(crate) use self::print::scaled;
 
 use self::ceiling::{Canary, Cost};
@@ -55,7 +57,7 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
         paths => (paths.to_vec(), None),
     };
     let tests = tests(args);
-    let mut report = Report::new(args);
+    let mut report = Report::new(args)?;
     let total = paths.len() * settings.len() * tests.len();
     let mut measurement = Measurement { args, cancel, earlier, buffer: OnceCell::new(), done: 0, total };
     let result = paths.iter().try_for_each(|path| measurement.model(path, &settings, &tests, &mut report));
@@ -196,7 +198,7 @@ impl Measurement<'_> {
             }
             canary.sing();
             let ceiling = canary.ceiling(&cpu);
-            let recorded = if self.args.roofline {
+            let recorded = if self.args.roofline || self.args.plot.is_some() {
                 depth.go_to(&mut session, test.depth)?;
                 cpu.record();
                 let seconds = test.sample(&mut session, batch)?.total;

@@ -11,6 +11,7 @@ mod hub_server;
 mod infill;
 mod inspect;
 mod models;
+mod plot;
 mod run;
 mod synth;
 mod tokenize;

@@ -171,6 +171,10 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         if LEVEL == AMX { amx::multiply(Avx512(()), rounds) } else { 0 }
     }
     #[inline(always)]
+    fn multiply_pairs(self, rounds: usize) -> usize {
+        if LEVEL == BF16 { bf16::peak(Avx512(()), rounds) } else { 0 }
+    }
+    #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
         let many = job.acts.layout != Layout::Rows;
         if LEVEL == AMX && B::BF16 && many {

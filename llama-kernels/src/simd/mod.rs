@@ -388,6 +388,14 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn multiply_tiles(self, _rounds: usize) -> usize {
         0
     }
+
+    /// Multiplies pairs of bfloat16 in registers, as the engine of bfloat16 weights does, `rounds` times, and returns
+    /// how many multiplications a round has: none where the ISA has no vectors of them, or tiles that are faster.
+    #[inline(always)]
+    fn multiply_pairs(self, _rounds: usize) -> usize {
+        0
+    }
+
     /// Whether products of bfloat16 weights with many tokens read the activations rounded to bfloat16.
     const BF16: bool = false;
 

@@ -10,6 +10,7 @@ use crate::ops::dots::{self, Dots, Operands};
 use crate::ops::gemm::Job;
 use crate::simd::{LANES, STRIPE, Simd};
 use core::arch::x86_64::*;
+use std::hint::black_box;
 use std::mem::transmute;
 
 /// The engine of bfloat16 weights.
@@ -56,7 +57,7 @@ impl Dots<Avx512<BF16>> for Pairs {
                 let x = x[start..start + Self::WIDTH].as_flattened();
                 let x = s.load_bytes(x.try_into().expect("a register"));
                 for (acc, &w) in acc.iter_mut().zip(&rows) {
-                    *acc = multiply(s, w, x, *acc);
+                    *acc = dot(s, *acc, w, x);
                 }
             }
         }
@@ -68,12 +69,30 @@ impl Dots<Avx512<BF16>> for Pairs {
     }
 }
 
-/// `acc + w[2 i] x[2 i] + w[2 i + 1] x[2 i + 1]`
+/// The products of two pairs in each lane, added to `acc`.
 #[inline(always)]
-fn multiply(_: Avx512<BF16>, w: __m512i, x: __m512i, acc: __m512) -> __m512 {
-    // SAFETY: the value proves AVX512-BF16; the types are of the same bits.
-    unsafe {
-        let (w, x) = (transmute::<__m512i, __m512bh>(w), transmute::<__m512i, __m512bh>(x));
-        _mm512_dpbf16_ps(acc, w, x)
+fn dot(_proof: Avx512<BF16>, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+    // SAFETY: the first argument proves AVX512-BF16; the types are of the same bits.
+    unsafe { _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)) }
+}
+
+/// Products in registers, as [`Simd::multiply_pairs`] describes them.
+#[inline(always)]
+pub(super) fn peak(s: Avx512<BF16>, rounds: usize) -> usize {
+    /// More chains than two units with a latency of six cycles can have under way.
+    const CHAINS: usize = 12;
+    const REPEATS: usize = 8;
+    let (a, b) = (s.splat_i32(black_box(0x3F80_3F80)), s.splat_i32(black_box(0x3F00_3F00)));
+    let mut acc = [s.splat(0.0); CHAINS];
+    for _ in 0..REPEATS * rounds {
+        for acc in &mut acc {
+            *acc = dot(s, *acc, a, b);
+        }
     }
+    let mut out = [0.0; LANES];
+    for acc in acc {
+        s.store(acc, &mut out);
+        black_box(&out);
+    }
+    REPEATS * CHAINS * 2 * LANES
 }
