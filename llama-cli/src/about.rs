@@ -30,7 +30,7 @@ pub(crate) fn version() -> String {
         commit => format!(" ({commit})"),
     };
     format!(
-        "{}{commit}\nbuilt for {}{}\ninstruction sets: {}; this CPU has {}, and {} is chosen",
+        "{}{commit}\nbuilt for {}{}\ninstruction sets: {}\nthis CPU has {}\n{} is chosen",
         env!("CARGO_PKG_VERSION"),
         env!("LLAMA_TARGET"),
         if cfg!(debug_assertions) { ", a debug build" } else { "" },
@@ -72,7 +72,8 @@ pub(crate) fn completions(args: &Completions) -> Result<(), Failure> {
 pub(crate) fn man() -> Result<(), Failure> {
     let failed = Failure::Stdout;
     let mut out = Vec::new();
-    let mut command = Cli::command();
+    // What else the version tells is of this machine, and the header of a page is a line.
+    let mut command = Cli::command().version(env!("CARGO_PKG_VERSION"));
     command.build();
     clap_mangen::Man::new(command.clone()).render(&mut out).map_err(failed)?;
     for subcommand in command.get_subcommands().filter(|command| command.get_name() != "help") {

@@ -306,6 +306,8 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "LIST", default_values_t = [KvType::default()], value_delimiter = ',', ignore_case = true,
           value_parser = cache_type())]
     pub(crate) cache_type_v: Vec<KvType>,
+    #[command(flatten)]
+    pub(crate) rope: Rope,
     /// Threads [default: the physical cores that this process may use]
     #[arg(short, long, value_name = "LIST", value_parser = list(1..=Cpu::MAX_THREADS as u32))]
     pub(crate) threads: Vec<List>,
@@ -336,6 +338,9 @@ pub(crate) struct Bench {
     /// model, test, backend, threads, batches and cache types belong together
     #[arg(long, value_name = "FILE")]
     pub(crate) compare: Option<PathBuf>,
+    /// Draw the speeds against depth and threads, and the roofline, into a file .svg or .html
+    #[arg(long, value_name = "FILE", value_parser = crate::bench::plotted)]
+    pub(crate) plot: Option<PathBuf>,
     /// How to print the results
     #[arg(short, long, value_enum, default_value_t = Table::Md)]
     pub(crate) output: Table,

@@ -9,11 +9,13 @@
 mod ceiling;
 mod compare;
 mod figures;
+mod plot;
 mod print;
 mod roofline;
 mod row;
 mod run;
 
+pub(crate) use self::plot::file as plotted;
 pub(crate) use self::print::scaled;
 
 use self::ceiling::{Canary, Cost};
@@ -49,7 +51,7 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
         paths.push(None);
     }
     let tests = tests(args);
-    let mut report = Report::new(args);
+    let mut report = Report::new(args)?;
     let total = paths.len() * settings.len() * tests.len();
     let mut measurement = Measurement { args, cancel, earlier, buffer: OnceCell::new(), done: 0, total };
     let mut model = |path: &Option<_>| measurement.model(path.as_deref(), &settings, &tests, &mut report);
@@ -158,7 +160,11 @@ impl Measurement<'_> {
             ..CpuOptions::default()
         };
         let cpu = Arc::new(Cpu::new(&cpu)?);
-        let options = options(setting).context(context).cpu(cpu.clone()).cancel(self.cancel.clone());
+        let options = options(setting)
+            .rope(self.args.rope.options())
+            .context(context)
+            .cpu(cpu.clone())
+            .cancel(self.cancel.clone());
         let plan = Plan::new(model.gguf(), &options)?;
         let cost = Cost::new(model, plan.kv / plan.context as u64);
         let mut session = model.session(options)?;
@@ -187,7 +193,7 @@ impl Measurement<'_> {
             }
             canary.sing();
             let ceiling = canary.ceiling(&cpu);
-            let recorded = if self.args.roofline {
+            let recorded = if self.args.roofline || self.args.plot.is_some() {
                 depth.go_to(&mut session, test.depth)?;
                 cpu.record();
                 let seconds = test.sample(&mut session, batch)?.total;

@@ -31,7 +31,7 @@ const COMMANDS: [(&str, &str, &str); 12] = [
     (
         "/set",
         "KEY VALUE",
-        "change a setting: temp, top-k, top-p, min-p, repeat-penalty, repeat-last-n, seed, predict",
+        "change a setting: temp, top-k, top-p, min-p, repeat-penalty,\n                 repeat-last-n, seed, predict",
     ),
     ("/exit", "", "end the chat, as Ctrl-D does"),
     ("//", "TEXT", "say something that begins with a slash"),
@@ -101,7 +101,7 @@ struct Chat {
 impl Chat {
     fn talk(&mut self, input: &mut Input, terminal: bool) -> Result<(), Failure> {
         if terminal {
-            note("Ctrl-C stops an answer, \\ at the end of a line goes on in the next, /help shows commands");
+            note("Ctrl-C stops an answer, \\ at a line's end goes on in the next, /help shows more");
         }
         while let Some(line) = input.line()? {
             // A Ctrl-C that came too late for the answer before.
@@ -230,11 +230,17 @@ impl Chat {
         let most = self.settings.most();
         let mut at_start = true;
         let mut count = 0;
-        for piece in self.conversation.reply(&mut self.sampler).take(most) {
-            let piece = piece?;
-            count += 1;
+        let mut reply = self.conversation.reply(&mut self.sampler);
+        loop {
+            let piece = if count == most { None } else { reply.next().transpose()? };
+            let last = piece.is_none();
+            let piece = piece.unwrap_or_else(|| reply.rest());
             at_start = if piece.is_empty() { at_start } else { piece.ends_with('\n') };
             print(piece)?;
+            if last {
+                break;
+            }
+            count += 1;
         }
         if !at_start || count == 0 {
             print("\n")?;

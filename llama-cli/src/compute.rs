@@ -16,7 +16,8 @@ pub(crate) struct Compute {
     /// Instruction set [default: the best that this machine has]
     #[arg(long, value_name = "NAME")]
     pub(crate) isa: Option<String>,
-    /// Processors to run on, as the bits of a hexadecimal number [default: the performance cores]
+    /// Processors to run on, as the bits of a hexadecimal number; on Linux, elsewhere the system alone decides, as it
+    /// does about --cpu-range, --cpu-strict and --prio [default: the performance cores]
     #[arg(short = 'C', long, value_name = "HEX", conflicts_with = "cpu_range", value_parser = mask)]
     pub(crate) cpu_mask: Option<Processors>,
     /// Processors to run on, from and to a number, also spelled -Cr

@@ -7,7 +7,7 @@ use crate::args::Doctor;
 use crate::bench::{memory_beyond, scaled};
 use crate::failure::Failure;
 use crate::machine::{self, Limits, Memory};
-use crate::output::print;
+use crate::output::{print, wrapped};
 use llama_kernels::{Cores, Isa, cores, default_threads, isas, limits};
 use serde_json::{Value, json};
 use std::env::consts::{ARCH, OS};
@@ -24,7 +24,7 @@ pub(crate) fn doctor(args: &Doctor) -> Result<(), Failure> {
     let cpu = args.compute.cpu()?;
     let facts = Facts::gather(cpu.threads(), cpu.isa());
     let rates = Rates::measure(&facts);
-    let expectations = expect::all(rates.memory, facts.free());
+    let expectations = expect::all(rates.memory, rates.engines(&facts), facts.free());
     let advice = advice(&facts, &rates, &expectations);
     if args.json {
         print(format_args!("{:#}\n", json(&facts, &rates, &expectations, &advice)))
@@ -49,6 +49,7 @@ struct Facts {
     memory: Option<Memory>,
     huge_pages: Option<String>,
     limits: Limits,
+    on_battery: bool,
 }
 
 impl Facts {
@@ -66,6 +67,7 @@ impl Facts {
             memory: machine::memory(),
             huge_pages: machine::huge_pages(),
             limits: machine::limits(),
+            on_battery: machine::on_battery(),
         }
     }
 
@@ -76,12 +78,16 @@ impl Facts {
     }
 }
 
+const ENGINES: [&str; 4] = ["integers", "tiles", "bfloat16", "floats"];
+
 /// What was measured: bytes or operations per second.
 struct Rates {
     memory: f64,
     memory_of_one: f64,
-    /// Integers, tiles and floats of each instruction set of the facts, where it is available.
-    peaks: Vec<[Option<f64>; 3]>,
+    /// Of each instruction set of the facts, where it is available, what [`ENGINES`] names.
+    peaks: Vec<[Option<f64>; 4]>,
+    /// Cycles per second at best, of a CPU like most.
+    clock: f64,
     /// How much the clock changed meanwhile.
     clock_spread: f64,
 }
@@ -101,15 +107,26 @@ impl Rates {
         let peaks = facts.isas.iter().map(|isa| {
             // Asking would cost time where the answer is known.
             if !isa.is_available() {
-                return [None; 3];
+                return [None; 4];
             }
-            [limits::integer_peak, limits::tile_peak, limits::float_peak].map(|peak| peak(isa.name, n, PEAK))
+            let peaks = [limits::integer_peak, limits::tile_peak, limits::pair_peak, limits::float_peak];
+            peaks.map(|peak| peak(isa.name, n, PEAK))
         });
         let peaks = peaks.collect();
         tick();
         tick();
         let (slow, fast) = clocks.iter().fold((f64::INFINITY, 0.0f64), |(a, b), &c| (a.min(c), b.max(c)));
-        Rates { memory, memory_of_one, peaks, clock_spread: (fast - slow) / fast.max(1.0) }
+        // Of the fastest moment of one thread: what others take of a core is no matter of its clock.
+        let turns = (0..CLOCKS).map(|_| limits::clock(1, CLOCK / 4)).fold(0.0, f64::max);
+        let clock = turns * f64::from(limits::CYCLES_PER_TURN);
+        Rates { memory, memory_of_one, peaks, clock, clock_spread: (fast - slow) / fast.max(1.0) }
+    }
+
+    /// The peaks of integers and of tiles of the instruction set that would be used.
+    fn engines(&self, facts: &Facts) -> [Option<f64>; 2] {
+        let chosen = facts.isas.iter().position(|isa| isa.name == facts.isa);
+        let peaks = chosen.and_then(|chosen| self.peaks.get(chosen));
+        peaks.map_or([None; 2], |[integers, tiles, ..]| [*integers, *tiles])
     }
 }
 
@@ -157,6 +174,10 @@ fn advice(facts: &Facts, rates: &Rates, expectations: &[Expectation]) -> Vec<Str
     if !expectations.is_empty() && expectations.iter().all(|expectation| expectation.fits == Some(false)) {
         advice.push("no Llama 2 fits into the memory that is free: a smaller type, a shorter context (-c) or more memory would help".into());
     }
+    if facts.on_battery {
+        advice
+            .push("on battery: -t auto uses half of the threads, and plugging in may raise the clock".into());
+    }
     if rates.clock_spread > 0.1 {
         advice.push(format!(
             "the clock changed by {:.0} % while this was measured: others use this machine, or it saves power",
@@ -192,7 +213,7 @@ fn text(
     let mut out = String::from("machine\n");
     // Writing to a string cannot fail.
     let mut line = |what: &str, value: String| {
-        let _ = writeln!(out, "  {what:15} {value}");
+        let _ = writeln!(out, "{}", wrapped(&format!("  {what:15} {value}"), 18));
     };
     let unknown = || "unknown".to_owned();
     line("CPU", format!("{} ({ARCH}, {OS})", facts.cpu.clone().unwrap_or_else(unknown)));
@@ -219,28 +240,31 @@ fn text(
     line("control group", format!("{cpus}, {memory}"));
 
     let _ = writeln!(out, "\ninstruction sets, the best last (GOP/s on {} threads)", facts.measured);
-    for (isa, [integers, tiles, floats]) in facts.isas.iter().zip(&rates.peaks) {
+    for (isa, peaks) in facts.isas.iter().zip(&rates.peaks) {
         let mut state = match (isa.name == facts.isa, isa.is_available()) {
             (true, _) if args.compute.isa.is_some() => "chosen by --isa".to_owned(),
             (true, _) => "chosen: the best of those found".to_owned(),
             (false, true) => "found".to_owned(),
             (false, false) => format!("not found: {} missing", missing(isa).join(", ")),
         };
-        for (what, rate) in [("integers", integers), ("tiles", tiles), ("floats", floats)] {
+        for (what, rate) in ENGINES.iter().zip(peaks) {
             if let Some(rate) = rate {
                 let _ = write!(state, "; {what} {}", giga(*rate));
             }
         }
-        let _ = writeln!(out, "  {:15} {}\n  {:15} {state}", isa.name, isa.summary, "");
+        let _ = writeln!(out, "{}", wrapped(&format!("  {:15} {}", isa.name, isa.summary), 18));
+        let _ = writeln!(out, "{}", wrapped(&format!("  {:15} {state}", ""), 18));
     }
 
     let _ = writeln!(out, "\nmemory, read as fast as possible");
     let _ = writeln!(out, "  {:15} {} GB/s", format!("{} threads", facts.measured), giga(rates.memory));
     let _ = writeln!(out, "  {:15} {} GB/s", "1 thread", giga(rates.memory_of_one));
+    let clock = format!("about {:.1} GHz at best", rates.clock / 1e9);
+    let _ = writeln!(out, "\nclock\n  {:15} {clock}", "while measured");
     out += &expect::table(expectations);
     out += "\nadvice\n";
     for line in advice {
-        let _ = writeln!(out, "  {line}");
+        let _ = writeln!(out, "{}", wrapped(&format!("  {line}"), 4));
     }
     if advice.is_empty() {
         out += "  none: this machine is set up well\n";
@@ -263,7 +287,7 @@ fn threads_reason(args: &Doctor, facts: &Facts) -> &'static str {
 }
 
 fn json(facts: &Facts, rates: &Rates, expectations: &[Expectation], advice: &[String]) -> Value {
-    let isas = facts.isas.iter().zip(&rates.peaks).map(|(isa, [integers, tiles, floats])| {
+    let isas = facts.isas.iter().zip(&rates.peaks).map(|(isa, [integers, tiles, pairs, floats])| {
         json!({
             "name": isa.name,
             "summary": isa.summary,
@@ -273,6 +297,7 @@ fn json(facts: &Facts, rates: &Rates, expectations: &[Expectation], advice: &[St
             "preferred": isa.preferred,
             "integer_peak": integers,
             "tile_peak": tiles,
+            "bf16_peak": pairs,
             "float_peak": floats,
         })
     });
@@ -283,7 +308,7 @@ fn json(facts: &Facts, rates: &Rates, expectations: &[Expectation], advice: &[St
         "processors": facts.cores.processors,
         "physical_cores": facts.cores.physical,
         "performance_cores": facts.cores.performance,
-        "on_battery": machine::on_battery(),
+        "on_battery": facts.on_battery,
         "usable": facts.cores.allowed,
         "threads": facts.threads,
         "default_threads": facts.default_threads,
@@ -297,6 +322,7 @@ fn json(facts: &Facts, rates: &Rates, expectations: &[Expectation], advice: &[St
         "isas": isas.collect::<Vec<_>>(),
         "bandwidth": rates.memory,
         "bandwidth_of_one_thread": rates.memory_of_one,
+        "clock": rates.clock,
         "clock_spread": rates.clock_spread,
         "models": expectations.iter().map(Expectation::json).collect::<Vec<_>>(),
         "advice": advice,
@@ -311,18 +337,19 @@ mod tests {
         let mut facts = Facts::gather(2, "scalar");
         facts.cores.performance = None;
         (facts.cores.allowed, facts.cores.processors, facts.cores.physical) = (4, Some(4), Some(2));
-        (facts.threads, facts.default_threads) = (2, 2);
+        (facts.threads, facts.default_threads, facts.on_battery) = (2, 2, false);
         facts.isa = facts.isas.iter().find(|isa| isa.preferred).unwrap().name;
         (facts.huge_pages, facts.limits) = (Some("madvise".into()), Limits::default());
         facts.memory = Some(Memory { total: 32 << 30, available: 16 << 30 });
         facts
     }
 
-    const QUIET: Rates = Rates { memory: 1e10, memory_of_one: 1e10, peaks: Vec::new(), clock_spread: 0.01 };
+    const QUIET: Rates =
+        Rates { memory: 1e10, memory_of_one: 1e10, peaks: Vec::new(), clock: 3e9, clock_spread: 0.01 };
 
     /// What is said beyond what every machine without vectors, and every debug build, is told.
     fn said(facts: &Facts, rates: &Rates) -> Vec<String> {
-        let expectations = expect::all(rates.memory, facts.free());
+        let expectations = expect::all(rates.memory, [None; 2], facts.free());
         let mut said = advice(facts, rates, &expectations);
         said.retain(|line| !line.contains("debug build") && !line.contains("plain Rust"));
         said
@@ -344,6 +371,7 @@ mod tests {
         one(|facts| facts.threads = 5, "5 threads on 4 processors");
         one(|facts| facts.threads = 1, "1 of 2 cores");
         one(|facts| facts.limits.cpus = Some(1.5), "1.5 CPUs' time on 4 processors");
+        one(|facts| facts.on_battery = true, "on battery");
         one(|facts| facts.huge_pages = Some("never".into()), "huge pages are off");
         one(|facts| facts.memory = Some(Memory { total: 1 << 30, available: 1 << 30 }), "no Llama 2 fits");
         one(

@@ -49,18 +49,25 @@ pub(crate) fn models(args: &Models) -> Result<(), Failure> {
     let mut rows = Vec::new();
     for (repo, folder) in cache.repos() {
         for entry in entries(&repo, &folder) {
-            rows.push(Row::of(format!("{}/{}", entry.repo, entry.name), &entry.path, entry.size));
+            rows.push(Row::of(entry.repo.to_string(), &entry.name, &entry.path, entry.size));
         }
         for (path, size) in partials(&folder.join("blobs")) {
             let kind = Some("incomplete".to_owned());
-            rows.push(Row { name: format!("{repo}/?"), path, size, architecture: None, kind });
+            rows.push(Row {
+                group: repo.to_string(),
+                name: "?".into(),
+                path,
+                size,
+                architecture: None,
+                kind,
+            });
         }
     }
     for folder in cache::folders(cache.urls()) {
         for name in cache::files(&folder).into_iter().filter(|name| name.ends_with(".gguf")) {
             let path = folder.join(&name);
             let size = fs::metadata(&path).map_or(0, |metadata| metadata.len());
-            rows.push(Row::of(path.display().to_string(), &path, size));
+            rows.push(Row::of(folder.display().to_string(), &name, &path, size));
         }
     }
     if args.json {
@@ -71,12 +78,13 @@ pub(crate) fn models(args: &Models) -> Result<(), Failure> {
         note(format_args!("no models in {}: llama run -hf USER/MODEL downloads one", cache.root().display()));
         return Ok(());
     }
-    let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
-    let mut out = format!("{:>10}  {:12}  {:10}  {:width$}\n", "size", "architecture", "type", "model")
-        .trim_end()
-        .to_owned()
-        + "\n";
+    let mut out = format!("{:>10}  {:12}  {:10}  file\n", "size", "architecture", "type");
+    // A repository's name beside each of its files would not leave them on a line.
+    let mut group = None;
     for row in &rows {
+        if group.replace(&row.group) != Some(&row.group) {
+            out += &format!("{}\n", row.group);
+        }
         let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
         let (size, architecture, kind) = (bytes(row.size), known(&row.architecture), known(&row.kind));
         out += &format!("{size:>10}  {architecture:12}  {kind:10}  {}\n", row.name);
@@ -88,6 +96,8 @@ pub(crate) fn models(args: &Models) -> Result<(), Failure> {
 }
 
 struct Row {
+    /// The repository, or the folder of what came from elsewhere.
+    group: String,
     name: String,
     path: PathBuf,
     size: u64,
@@ -96,18 +106,25 @@ struct Row {
 }
 
 impl Row {
-    fn of(name: String, path: &Path, size: u64) -> Row {
+    fn of(group: String, name: &str, path: &Path, size: u64) -> Row {
         // A file that is no model, or a part of one whose others are missing, is listed all the same.
         let gguf = load::map(path).ok();
         let architecture =
             gguf.as_ref().and_then(|gguf| gguf.opt_str("general.architecture").ok()?.map(printable));
         let kind = gguf.as_ref().and_then(kind);
-        Row { name: printable(&name), path: path.to_owned(), size, architecture, kind }
+        Row {
+            group: printable(&group),
+            name: printable(name),
+            path: path.to_owned(),
+            size,
+            architecture,
+            kind,
+        }
     }
 
     fn json(&self) -> Value {
         json!({
-            "name": self.name,
+            "name": format!("{}/{}", self.group, self.name),
             "path": self.path.display().to_string(),
             "bytes": self.size,
             "architecture": self.architecture,

@@ -3,7 +3,9 @@
 use crate::failure::Failure;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tempfile::NamedTempFile;
 
 /// Whether neither colours nor bars are wanted, whatever the streams are.
 static SIMPLE: AtomicBool = AtomicBool::new(false);
@@ -18,6 +20,21 @@ pub(crate) fn shows_progress() -> bool {
     !SIMPLE.load(Ordering::Relaxed)
         && io::stderr().is_terminal()
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// An empty file beside `path`, which is to become it; removed when it is dropped.
+pub(crate) fn temporary(path: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    // `parent` of a bare name is the empty path.
+    let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).suffix(".part");
+    #[cfg(unix)]
+    {
+        // Less the umask, as for any other file; the default is for secrets.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(directory)
 }
 
 /// Writes to standard output, at once.
@@ -42,6 +59,26 @@ pub(crate) fn complain(text: impl fmt::Display) {
     let _ = write!(io::stderr(), "{text}");
 }
 
+/// A line as lines of at most 79 columns, as far as words allow; all but the first are indented.
+pub(crate) fn wrapped(line: &str, indent: usize) -> String {
+    const COLUMNS: usize = 79;
+    let (mut out, mut column) = (String::new(), 0);
+    // Spaces belong to the word after them.
+    let letters: Vec<&str> = line.split_inclusive(|c| c != ' ').collect();
+    for word in letters.chunk_by(|_, next| !next.starts_with(' ')) {
+        let word = word.concat();
+        let width = word.chars().count();
+        if column > indent && column + width > COLUMNS {
+            out += &format!("\n{:indent$}{}", "", word.trim_start());
+            column = indent + word.trim_start().chars().count();
+        } else {
+            out += &word;
+            column += width;
+        }
+    }
+    out
+}
+
 /// The text on one line: control characters, which a path or a model's file may hold, are escaped.
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -54,6 +91,18 @@ pub(crate) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_are_wrapped_between_words() {
+        assert_eq!(wrapped("  a   b c", 4), "  a   b c");
+        let long = format!("  {:15} {}", "name", "word ".repeat(20).trim_end());
+        let lines: Vec<String> = wrapped(&long, 18).lines().map(str::to_owned).collect();
+        assert_eq!((lines.len(), lines.iter().all(|line| line.len() <= 79)), (2, true), "{lines:?}");
+        assert!(lines[0].starts_with("  name            word ") && lines[1].starts_with(&" ".repeat(18)));
+        assert_eq!(lines.join(" ").split_whitespace().count(), 21);
+        let endless = "x".repeat(100);
+        assert_eq!(wrapped(&endless, 4), endless);
+    }
 
     #[test]
     fn a_hostile_name_stays_on_its_line() {

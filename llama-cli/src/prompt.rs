@@ -1,8 +1,9 @@
 //! A long prompt, and how far it is.
 
 use crate::output::shows_progress;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use llama_core::{Prompt, Result, Session};
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 /// A prompt that is done sooner needs no bar.
@@ -26,9 +27,12 @@ pub(crate) fn push(session: &mut Session, prompt: impl Into<Prompt>, batch: usiz
     {
         tokens.insert(0, bos);
     }
-    let style = ProgressStyle::with_template("prompt {wide_bar} {pos}/{len} tokens {per_sec} {eta}");
+    let style = ProgressStyle::with_template("prompt {wide_bar} {pos}/{len} tokens, {speed} t/s, {eta} left");
+    let speed = |state: &ProgressState, out: &mut dyn Write| {
+        let _ = write!(out, "{:.0}", state.per_sec());
+    };
     let bar = ProgressBar::with_draw_target(Some(tokens.len() as u64), ProgressDrawTarget::hidden());
-    let bar = bar.with_style(style.expect("a valid template"));
+    let bar = bar.with_style(style.expect("a valid template").with_key("speed", speed));
     let clock = Instant::now();
     for part in tokens.chunks(batch.max(1)) {
         session.forward(part)?;

@@ -6,11 +6,10 @@
 use crate::args::Synth as Args;
 use crate::failure::Failure;
 use crate::interrupt;
-use crate::output::{note, shows_progress};
+use crate::output::{note, shows_progress, temporary};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use llama_core::synth::{Shape, Spec, Synth};
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::NamedTempFile;
@@ -25,7 +24,7 @@ pub(crate) fn synth(args: &Args) -> Result<(), Failure> {
     let model = Synth::new(&Spec { shape, format: args.format, seed: args.seed })?;
 
     let cancel = interrupt::watch()?;
-    let mut file = temporary(&args.output).map_err(failed)?;
+    let mut file = temporary(&args.output, ".llama-synth-").map_err(failed)?;
     let bar = progress_bar(model.file_bytes());
     let out = Cancellable { out: file.as_file_mut(), cancel: cancel.clone() };
     let result = model.write(out, |written| bar.set_position(written)).map(drop);
@@ -40,28 +39,13 @@ pub(crate) fn synth(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// An empty file beside `output`, removed when it is dropped.
-fn temporary(output: &Path) -> io::Result<NamedTempFile> {
-    // `parent` of a bare name is the empty path.
-    let directory = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".llama-synth-").suffix(".part");
-    #[cfg(unix)]
-    {
-        // Less the umask, as for any other file; the default is for secrets.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(directory)
-}
-
 fn progress_bar(bytes: u64) -> ProgressBar {
     let target = match shows_progress() {
         true => ProgressDrawTarget::stderr(),
         false => ProgressDrawTarget::hidden(),
     };
     let style = ProgressStyle::with_template(
-        "{bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+        "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left",
     );
     ProgressBar::with_draw_target(Some(bytes), target).with_style(style.expect("a valid template"))
 }

@@ -28,6 +28,9 @@ pub(crate) struct Evaluation {
     pub(crate) ubatch: usize,
     /// What tokens are kept when the context is full and others are forgotten; `None` forgets nothing.
     pub(crate) keep: Option<usize>,
+    /// Places to which a full context may forget as well as to the middle, as they were counted from the beginning
+    /// of all tokens: where turns begin.
+    pub(crate) turns: Vec<usize>,
     pub(crate) rope: Rope,
     /// How the cached keys have turned, in texts up to `stage`.
     pub(crate) rotation: Rotation,
@@ -89,8 +92,8 @@ impl Evaluation {
         self.kv.truncate(self.kv.len().min(len.saturating_sub(1)));
     }
 
-    /// Forgets tokens until there is room for so many, and tells whether there is: half of those that are
-    /// not to be kept, or more if that is too few.
+    /// Forgets tokens until there is room for so many, and tells whether there is: whole turns if there are any, else
+    /// half of the tokens that are not to be kept, or more if that is too few.
     pub(crate) fn make_room(&mut self, tokens: usize) -> bool {
         let room = self.kv.context() - self.tokens.len();
         let missing = tokens.saturating_sub(room);
@@ -99,13 +102,21 @@ impl Evaluation {
             return false;
         }
         if missing > 0 {
-            let count = missing.max(forgettable.div_ceil(2));
+            let count = self.leaving(missing).unwrap_or_else(|| missing.max(forgettable.div_ceil(2)));
             let start = self.tokens.len() - 1 - forgettable;
             self.tokens.drain(start..start + count);
             self.kv.remove(start..start + count, &self.cpu, &self.rotation);
             self.stats.forgotten_tokens += count;
         }
         true
+    }
+
+    /// How many tokens leave with whole turns if so many have to: as near to half of them as turns allow.
+    pub(crate) fn leaving(&self, missing: usize) -> Option<usize> {
+        let (kept, forgettable) = (self.kept(), self.forgettable());
+        let counts =
+            self.turns.iter().filter_map(|turn| turn.checked_sub(self.stats.forgotten_tokens + kept));
+        nearest(counts, missing.max(1), forgettable, forgettable.div_ceil(2))
     }
 
     /// How many tokens may be forgotten: all but those at the beginning that are to be kept and the last.
@@ -154,6 +165,16 @@ impl Evaluation {
     fn vocab(&self) -> usize {
         self.model.config().vocab
     }
+}
+
+/// Of these counts from `least` to `most` the one that is nearest to `wanted`.
+pub(crate) fn nearest(
+    counts: impl Iterator<Item = usize>,
+    least: usize,
+    most: usize,
+    wanted: usize,
+) -> Option<usize> {
+    counts.filter(|count| (least..=most).contains(count)).min_by_key(|count| count.abs_diff(wanted))
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ pub struct Generate<'a> {
     tokenizer: &'a Tokenizer,
     /// Whether a token that ends the text must not be chosen.
     ignore_eos: bool,
+    /// Ends the text as well.
+    end: Option<Token>,
     /// The logits without these.
     logits: Vec<f32>,
     done: bool,
@@ -44,6 +46,7 @@ impl<'a> Generate<'a> {
             sampler,
             tokenizer,
             ignore_eos: false,
+            end: None,
             logits: Vec::new(),
             done: false,
         }
@@ -54,6 +57,37 @@ impl<'a> Generate<'a> {
     pub fn ignore_eos(mut self) -> Generate<'a> {
         self.ignore_eos = true;
         self
+    }
+
+    /// Lets one more token end the text.
+    pub(crate) fn ends_with(mut self, end: Option<Token>) -> Generate<'a> {
+        self.end = end;
+        self
+    }
+
+    /// Ends the text, of whose last tokens these stand in place of so many; tells whether the session still had them.
+    pub(crate) fn take_back(&mut self, count: usize, instead: &[Token]) -> bool {
+        let evaluation = &mut *self.evaluation;
+        self.done = true;
+        evaluation.stopped = Some(StopReason::Turn);
+        let forgot = evaluation.stats.forgotten_tokens > 0;
+        match evaluation.tokens.len().checked_sub(count) {
+            Some(len) if len >= evaluation.kept() || !forgot => {
+                evaluation.truncate(len);
+                evaluation.append(instead).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    /// Whose tokens it generates.
+    pub(crate) fn tokenizer(&self) -> &'a Tokenizer {
+        self.tokenizer
+    }
+
+    /// Why it came to its end.
+    pub(crate) fn stopped(&self) -> Option<StopReason> {
+        self.evaluation.stopped
     }
 
     /// How many tokens the session has generated.
@@ -97,7 +131,7 @@ impl<'a> Generate<'a> {
         let token = self.sampler.sample(logits, &evaluation.tokens);
         evaluation.append(&[token])?;
         evaluation.stats.generated_tokens += 1;
-        if self.tokenizer.ends(token) {
+        if self.tokenizer.ends(token) || self.end == Some(token) {
             evaluation.stopped = Some(StopReason::Eos);
             return Ok(None);
         }

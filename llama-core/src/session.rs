@@ -138,6 +138,8 @@ pub enum StopReason {
     Context,
     /// The flag of [`Options::cancel`] is set.
     Cancelled,
+    /// The text reached where the chat format begins the next turn ([`Conversation::reply`](crate::Conversation::reply)).
+    Turn,
 }
 
 /// A conversation with a model: owns its cache and its scratch, shares everything else.
@@ -178,6 +180,7 @@ impl Session {
             cancel: options.cancel,
             deterministic: options.deterministic,
             keep: options.keep,
+            turns: Vec::new(),
             rope,
             rotation,
             stage,
@@ -207,6 +210,14 @@ impl Session {
         let is_start = self.evaluation.tokens.is_empty();
         let tokens = if is_start { tokenizer.encode_start(&prompt) } else { tokenizer.encode(&prompt) };
         self.extend(&tokens)
+    }
+
+    /// Appends tokens and evaluates them; without room for them, all but the first `kept` tokens leave.
+    pub(crate) fn extend_anew(&mut self, kept: usize, tokens: &[Token]) -> Result<()> {
+        let gone = self.tokens().len() - kept;
+        self.truncate(kept);
+        self.evaluation.stats.forgotten_tokens += gone;
+        self.extend(tokens)
     }
 
     /// Appends tokens and evaluates them.

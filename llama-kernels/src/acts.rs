@@ -11,7 +11,7 @@
 //!
 //! The bfloat16 engines read them rounded to bfloat16, pairs of columns in a word. In [`Layout::Pairs`], 32
 //! tokens lie side by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2
-//! columns`; in [`Layout::Tiles`], it is one tile of sixteen rows of `MT tokens x 2 columns`.
+//! columns`; in [`Layout::Tiles`], they are token by token, padded with zeros to whole stripes.
 
 use crate::buffer::{Buffer, Zero};
 use crate::ops::pack::PANELS;
@@ -81,14 +81,6 @@ impl Layout {
             Layout::Tiles(_) | Layout::Pairs => stripes(cols) * STRIPE / 2 * self.tile(),
         }
     }
-
-    /// Tokens that lie side by side in bfloat16.
-    pub(crate) fn pair_width(self) -> usize {
-        match self {
-            Layout::Pairs => LANES,
-            layout => layout.tile(),
-        }
-    }
 }
 
 /// Tokens in a tile of pairs.
@@ -103,6 +95,8 @@ pub struct Acts {
     pub(crate) layout: Layout,
     pub(crate) tokens: usize,
     pub(crate) cols: usize,
+    /// Whether each token is to be multiplied as if it were the only one.
+    pub(crate) alone: bool,
     pub(crate) spans16: Buffer<Span16>,
     pub(crate) spans32: Buffer<Span32>,
     pub(crate) tiles: Buffer<i32>,
@@ -159,6 +153,7 @@ impl Acts {
             layout: Layout::Rows,
             tokens: 0,
             cols: 0,
+            alone: false,
             spans16: Buffer::new(0),
             spans32: Buffer::new(0),
             tiles: Buffer::new(0),
@@ -225,6 +220,15 @@ impl Acts {
     pub(crate) fn tile(&self, tile: usize) -> &[i32] {
         let words = self.layout.tile_words(self.cols);
         &self.tiles[tile * words..(tile + 1) * words]
+    }
+
+    /// All tokens in bfloat16, row by row of whole stripes; in [`Layout::Tiles`].
+    #[allow(dead_code, reason = "not every architecture multiplies bfloat16")]
+    pub(crate) fn rounded(&self) -> &[[u8; 2]] {
+        assert!(matches!(self.layout, Layout::Tiles(_)), "rows of bfloat16, found {:?}", self.layout);
+        let words = &self.pairs[..self.tokens * stripes(self.cols) * STRIPE / 2];
+        // SAFETY: every byte of a word is initialised, and bytes need no alignment.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), 2 * words.len()) }
     }
 
     /// The words of one tile in bfloat16.

@@ -130,7 +130,7 @@ impl<S: Simd> Backend for S {
         assert!(rows.len() <= acts.layout.rows(), "{} rows, room for {}", rows.len(), acts.layout.rows());
         with_block!(w.format(),
             float B => {
-                if acts.layout == Layout::Rows {
+                if acts.alone || acts.tokens == 1 {
                     for (rows, out) in panels(rows, out, acts.tokens) {
                         for (x, out) in x.chunks_exact(w.cols().max(1)).zip(out) {
                             self.run(gemv::Float::<B> { w, rows: rows.clone(), x, out, block: PhantomData });

@@ -282,6 +282,7 @@ impl Ops<'_> {
         let layout = if rows { Layout::Rows } else { backend.layout(tokens) };
         let wanted = |form| weights.iter().any(|w| backend.form(w.format(), layout) == form);
         acts.reshape(tokens, cols, layout, wanted);
+        acts.alone = self.deterministic;
         let tile = layout.tile() * cols;
         let bytes = wanted(Form::Bytes16) || wanted(Form::Bytes32);
         if !bytes && !wanted(Form::Pairs) {

@@ -14,11 +14,15 @@ const PREFIX_IDS: [u32; 19] = [
 ];
 const SUFFIX_IDS: [u32; 5] = [13, 1678, 736, 1121, 13];
 
-/// Llama 2's vocabulary with 16 more pieces of this type, as Code Llama's, changed before it is read.
-fn code_llama(kind: i32, change: impl FnOnce(&mut Writer)) -> Option<llama_core::Result<Tokenizer>> {
+/// Llama 2's vocabulary with 16 more pieces of this type, as Code Llama's, changed before it is read. The last one is
+/// that of 70B.
+pub(crate) fn code_llama(
+    kind: i32,
+    change: impl FnOnce(&mut Writer),
+) -> Option<llama_core::Result<Tokenizer>> {
     let gguf = Gguf::read(data("vocab/ggml-vocab-llama-spm.gguf")?).unwrap();
     let key = |name| format!("tokenizer.ggml.{name}");
-    let spelled: Vec<String> = (0..16).map(|i| format!("▁<{i}>")).collect();
+    let spelled: Vec<String> = (0..15).map(|i| format!("▁<{i}>")).chain(["<step>".into()]).collect();
     let pieces = gguf.strs(&key("tokens")).unwrap().chain(spelled.iter().map(String::as_str));
     let scores = gguf.f32s(&key("scores")).unwrap().chain([0.0; 16]);
     let types = gguf.i32s(&key("token_type")).unwrap().chain([kind; 16]);

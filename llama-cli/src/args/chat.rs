@@ -26,8 +26,8 @@ pub(crate) struct Chat {
     /// template), or the path of a Jinja template; auto is file if the model has one, else native
     #[arg(long, value_name = "KIND|PATH", default_value = "auto")]
     pub(crate) template: PathBuf,
-    /// When the context is full, forget the oldest half of it and go on, but never the instructions;
-    /// without this flag the conversation ends there
+    /// When the context is full, forget the oldest turns, about half of it, and go on, but never the
+    /// instructions; without this flag the conversation ends there
     #[arg(long)]
     pub(crate) context_shift: bool,
     /// First tokens that are never forgotten, if they are more than the instructions

@@ -11,7 +11,7 @@
 use super::figures;
 use super::run::Test;
 use llama_core::{Model, Tensor};
-use llama_kernels::{Cpu, limits};
+use llama_kernels::{Cpu, Format, limits};
 use std::time::Duration;
 
 /// How long each of a machine's limits is measured before a test.
@@ -29,6 +29,8 @@ pub(super) struct Work {
     integers: [u64; 2],
     /// In floats; attention's too.
     floats: u64,
+    /// In bfloat16, many tokens at a time: few are multiplied in floats.
+    bf16: u64,
 }
 
 /// What does not change from pass to pass.
@@ -37,10 +39,10 @@ pub(super) struct Cost {
     weights: u64,
     /// Bytes of a position's keys and values.
     position: u64,
-    /// Multiplications of a token in the layers' matrices, in integers and in floats.
-    layers: [u64; 2],
+    /// Multiplications of a token in the layers' matrices, by their [`Class`].
+    layers: [u64; 3],
     /// The same in the output matrix.
-    output: [u64; 2],
+    output: [u64; 3],
     /// Multiplications of a pair of positions in attention.
     pair: u64,
 }
@@ -48,17 +50,17 @@ pub(super) struct Cost {
 impl Cost {
     pub(super) fn new(model: &Model, bytes_per_position: u64) -> Cost {
         let (config, weights) = (model.config(), model.weights());
-        let add = |mut sums: [u64; 2], tensor: &Tensor| {
+        let add = |mut sums: [u64; 3], tensor: &Tensor| {
             let matrix = tensor.matrix();
-            sums[usize::from(!matrix.format().is_integer())] += matrix.rows() as u64 * matrix.cols() as u64;
+            sums[Class::of(matrix.format()) as usize] += matrix.rows() as u64 * matrix.cols() as u64;
             sums
         };
-        let layers = weights.layers.iter().flat_map(|layer| layer.matrices_per_token()).fold([0; 2], add);
+        let layers = weights.layers.iter().flat_map(|layer| layer.matrices_per_token()).fold([0; 3], add);
         Cost {
             weights: weights.bytes_per_token() - weights.token_embd.matrix().row_stride() as u64,
             position: bytes_per_position,
             layers,
-            output: add([0; 2], &weights.output),
+            output: add([0; 3], &weights.output),
             pair: (config.n_layers * config.n_heads * (config.head_dim + config.value_dim)) as u64,
         }
     }
@@ -92,10 +94,14 @@ impl Cost {
 
     fn pass(&self, work: &mut Work, tokens: usize, start: usize) {
         work.bytes += self.weights + self.position * (start + tokens) as u64;
-        work.integers[usize::from(tokens > Cpu::FEW_TOKENS)] += tokens as u64 * self.layers[0];
-        work.integers[0] += self.output[0]; // one token's logits
+        let many = tokens > Cpu::FEW_TOKENS;
+        let [integers, floats, bf16] = self.layers.map(|macs| tokens as u64 * macs);
+        work.integers[usize::from(many)] += integers;
+        *(if many { &mut work.bf16 } else { &mut work.floats }) += bf16;
+        // One token's logits.
+        work.integers[0] += self.output[0];
         let pairs = (tokens * start + tokens * (tokens + 1) / 2) as u64;
-        work.floats += tokens as u64 * self.layers[1] + self.output[1] + pairs * self.pair;
+        work.floats += floats + self.output[1] + self.output[2] + pairs * self.pair;
     }
 }
 
@@ -106,16 +112,38 @@ pub(super) struct Ceiling {
     pub(super) bandwidth: f64,
     pub(super) integers: Option<f64>,
     pub(super) tiles: Option<f64>,
+    /// Dot products of bfloat16 in vectors.
+    pub(super) pairs: Option<f64>,
     pub(super) floats: Option<f64>,
+}
+
+/// What a matrix is multiplied in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Class {
+    Integers,
+    Floats,
+    /// Many tokens at a time in bfloat16, where the instruction set has that; else, and few, in floats.
+    Bf16,
+}
+
+impl Class {
+    pub(super) fn of(format: Format) -> Class {
+        match format {
+            format if format.is_integer() => Class::Integers,
+            Format::BF16 => Class::Bf16,
+            _ => Class::Floats,
+        }
+    }
 }
 
 impl Ceiling {
     /// The peak of a product's engine.
-    pub(super) fn of_product(&self, integers: bool, few_tokens: bool) -> Option<f64> {
-        match integers {
-            false => self.floats,
-            true if few_tokens => self.integers,
-            true => self.tiles.or(self.integers),
+    pub(super) fn of_product(&self, class: Class, few_tokens: bool) -> Option<f64> {
+        match class {
+            Class::Integers if few_tokens => self.integers,
+            Class::Integers => self.tiles.or(self.integers),
+            Class::Bf16 if !few_tokens => self.tiles.or(self.pairs).or(self.floats),
+            Class::Bf16 | Class::Floats => self.floats,
         }
     }
 
@@ -127,8 +155,9 @@ impl Ceiling {
     /// Share of the peaks of arithmetic.
     pub(super) fn mfu(&self, work: &Work, seconds: f64) -> Option<f64> {
         let parts = [
-            (work.integers[0], self.of_product(true, true)),
-            (work.integers[1], self.of_product(true, false)),
+            (work.integers[0], self.of_product(Class::Integers, true)),
+            (work.integers[1], self.of_product(Class::Integers, false)),
+            (work.bf16, self.of_product(Class::Bf16, false)),
             (work.floats, self.floats),
         ];
         let at_peak = parts.into_iter().filter(|(macs, _)| *macs > 0);
@@ -170,6 +199,7 @@ impl<'a> Canary<'a> {
             bandwidth: figures::max(&self.stream),
             integers: limits::integer_peak(isa, threads, PEAK),
             tiles: limits::tile_peak(isa, threads, PEAK),
+            pairs: limits::pair_peak(isa, threads, PEAK),
             floats: limits::float_peak(isa, threads, PEAK),
         }
     }
@@ -179,7 +209,7 @@ impl<'a> Canary<'a> {
 mod tests {
     use super::*;
 
-    const COST: Cost = Cost { weights: 1000, position: 10, layers: [50, 5], output: [7, 0], pair: 2 };
+    const COST: Cost = Cost { weights: 1000, position: 10, layers: [50, 5, 4], output: [7, 0, 1], pair: 2 };
 
     #[test]
     fn a_prompt_reads_the_weights_once_a_micro_batch() {
@@ -189,7 +219,7 @@ mod tests {
         // The rest of four tokens goes through other kernels.
         assert_eq!(work.integers, [4 * 50 + 2 * 7, 16 * 50]);
         let pairs = (5..=24).sum::<u64>();
-        assert_eq!(work.floats, 20 * 5 + pairs * 2);
+        assert_eq!((work.floats, work.bf16), (20 * 5 + 4 * 4 + 2 + pairs * 2, 16 * 4));
         // Pieces are cut before micro-batches are.
         assert_eq!(COST.of(test, 10, 16), COST.of(test, 10, 10));
         assert_eq!(COST.of(test, 10, 16).bytes, 2 * 1000 + 10 * (14 + 24));
@@ -200,18 +230,40 @@ mod tests {
         let test = Test { prompt: 0, generated: 3, depth: 0 };
         let work = COST.of(test, 1, 1);
         assert_eq!(work.bytes, 3 * 1000 + 10 * (1 + 2 + 3));
-        assert_eq!((work.integers, work.floats), ([3 * 57, 0], 3 * 5 + (1 + 2 + 3) * 2));
+        assert_eq!((work.integers, work.floats), ([3 * 57, 0], 3 * (5 + 4 + 1) + (1 + 2 + 3) * 2));
+        assert_eq!(work.bf16, 0);
     }
 
     #[test]
     fn shares_are_of_bandwidth_and_peaks() {
-        let work = Work { bytes: 500, integers: [50, 100], floats: 25 };
-        let ceiling = Ceiling { bandwidth: 1000.0, integers: Some(200.0), tiles: None, floats: Some(100.0) };
+        let work = Work { bytes: 500, integers: [50, 100], floats: 25, bf16: 0 };
+        let (integers, floats) = (Some(200.0), Some(100.0));
+        let ceiling = Ceiling { bandwidth: 1000.0, integers, tiles: None, pairs: None, floats };
         assert_eq!(ceiling.mbu(&work, 2.0), Some(0.25));
         assert_eq!(ceiling.mfu(&work, 4.0), Some((100.0 / 200.0 + 200.0 / 200.0 + 50.0 / 100.0) / 4.0));
         let tiles = Ceiling { tiles: Some(400.0), ..ceiling };
         assert_eq!(tiles.mfu(&work, 4.0), Some((100.0 / 200.0 + 200.0 / 400.0 + 50.0 / 100.0) / 4.0));
         assert_eq!(Ceiling { floats: None, ..ceiling }.mfu(&work, 4.0), None);
         assert_eq!(Ceiling { bandwidth: 0.0, ..ceiling }.mbu(&work, 4.0), None);
+    }
+
+    #[test]
+    fn bfloat16_has_a_peak_of_its_own_where_many_tokens_are_multiplied() {
+        let floats =
+            Ceiling { bandwidth: 1.0, integers: None, tiles: None, pairs: None, floats: Some(100.0) };
+        let pairs = Ceiling { pairs: Some(200.0), ..floats };
+        let tiles = Ceiling { tiles: Some(400.0), ..pairs };
+        let peaks = [floats, pairs, tiles].map(|ceiling| ceiling.of_product(Class::Bf16, false));
+        assert_eq!(peaks, [Some(100.0), Some(200.0), Some(400.0)]);
+        for ceiling in [floats, pairs, tiles] {
+            assert_eq!(ceiling.of_product(Class::Bf16, true), Some(100.0));
+            assert_eq!(ceiling.of_product(Class::Floats, false), Some(100.0));
+        }
+        let work = Work { bf16: 100, ..Work::default() };
+        assert_eq!((floats.mfu(&work, 2.0), pairs.mfu(&work, 2.0)), (Some(1.0), Some(0.5)));
+        assert_eq!(
+            [Format::BF16, Format::F16, Format::Q4_0].map(Class::of),
+            [Class::Bf16, Class::Floats, Class::Integers]
+        );
     }
 }

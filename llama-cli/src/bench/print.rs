@@ -1,6 +1,7 @@
 //! The results as tables for people and for programs.
 
 use super::figures;
+use super::plot::Plot;
 use super::row::{FIELDS, Row};
 use crate::args::{Bench, Table};
 use crate::failure::Failure;
@@ -14,12 +15,14 @@ pub(super) struct Report {
     out: Printer,
     err: Option<Printer>,
     rows: Vec<Row>,
+    plot: Option<Plot>,
 }
 
 impl Report {
-    pub(super) fn new(args: &Bench) -> Report {
-        let printer = |table| Printer { table, columns: columns(args) };
-        Report { out: printer(args.output), err: args.output_err.map(printer), rows: Vec::new() }
+    pub(super) fn new(args: &Bench) -> Result<Report, Failure> {
+        let printer = |table| Printer { table, columns: columns(args), operations: args.roofline };
+        let plot = args.plot.as_deref().map(Plot::new).transpose()?;
+        Ok(Report { out: printer(args.output), err: args.output_err.map(printer), rows: Vec::new(), plot })
     }
 
     pub(super) fn add(&mut self, row: Row) -> Result<(), Failure> {
@@ -37,7 +40,7 @@ impl Report {
     }
 
     /// Completes what was begun; without a row, that is nothing or an empty table.
-    pub(super) fn end(&self, failed: bool) -> Result<(), Failure> {
+    pub(super) fn end(mut self, failed: bool) -> Result<(), Failure> {
         let text = |printer: &Printer| match (self.rows.is_empty(), failed) {
             (false, _) => printer.end(&self.rows),
             (true, false) => printer.begin() + &printer.end(&[]),
@@ -46,7 +49,12 @@ impl Report {
         if let Some(err) = &self.err {
             complain(text(err));
         }
-        print(text(&self.out))
+        print(text(&self.out))?;
+        // Of nothing there is no picture, and what an earlier run has drawn stays.
+        match self.plot.take().filter(|_| !self.rows.is_empty()) {
+            Some(plot) => plot.write(&self.rows),
+            None => Ok(()),
+        }
     }
 }
 
@@ -55,6 +63,8 @@ struct Printer {
     table: Table,
     /// Of the Markdown table.
     columns: Vec<Column>,
+    /// Whether what each operation costs is printed too.
+    operations: bool,
 }
 
 impl Printer {
@@ -96,7 +106,7 @@ impl Printer {
         match self.table {
             Table::Json if rows.is_empty() => "]\n".into(),
             Table::Json => "\n]\n".into(),
-            Table::Md => {
+            Table::Md if self.operations => {
                 let tables = rows.iter().filter_map(|row| {
                     let (setting, test) = (&row.setting, row.test);
                     let cached = if row.resident { ", cache resident" } else { "" };
@@ -108,7 +118,7 @@ impl Printer {
                 });
                 tables.collect()
             }
-            Table::Csv | Table::Jsonl | Table::Sql => String::new(),
+            Table::Csv | Table::Jsonl | Table::Md | Table::Sql => String::new(),
         }
     }
 }

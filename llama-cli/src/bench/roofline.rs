@@ -1,6 +1,6 @@
 //! What each operation of a test costs, beside what the machine could do.
 
-use super::ceiling::Ceiling;
+use super::ceiling::{Ceiling, Class};
 use llama_kernels::profile::{Operation, Profile, Record};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -14,13 +14,13 @@ pub(super) struct Recorded {
 }
 
 /// The peak of an operation's arithmetic, if it has any to speak of.
-fn peak(operation: &Operation, ceiling: &Ceiling) -> Option<f64> {
+pub(super) fn peak(operation: &Operation, ceiling: &Ceiling) -> Option<f64> {
     match operation.product() {
         Some(product) => {
-            let mut integers = product.formats.iter().map(|format| format.is_integer());
-            let first = integers.next()?;
-            // Formats of both kinds in one product have no common peak.
-            integers.all(|next| next == first).then(|| ceiling.of_product(first, product.gemv))?
+            let mut classes = product.formats.iter().map(|&format| Class::of(format));
+            let first = classes.next()?;
+            // Formats of several classes in one product have no common peak.
+            classes.all(|next| next == first).then(|| ceiling.of_product(first, product.gemv))?
         }
         None => matches!(operation, Operation::Attention).then_some(ceiling.floats)?,
     }
@@ -75,6 +75,9 @@ impl Recorded {
         // Writing to a string cannot fail.
         if ceiling.tiles.is_some() {
             let _ = write!(out, "tiles {} GOP/s, ", giga(ceiling.tiles));
+        }
+        if ceiling.pairs.is_some() {
+            let _ = write!(out, "bfloat16 {} GOP/s, ", giga(ceiling.pairs));
         }
         let _ = writeln!(out, "floats {} GOP/s\n", giga(ceiling.floats));
         let width = self

@@ -151,6 +151,7 @@ fields! {
     "bandwidth" REAL |row| json!(row.ceiling.bandwidth);
     "integer_peak" REAL |row| json!(row.ceiling.integers);
     "tile_peak" REAL |row| json!(row.ceiling.tiles);
+    "bf16_peak" REAL |row| json!(row.ceiling.pairs);
     "float_peak" REAL |row| json!(row.ceiling.floats);
     "bytes" INTEGER |row| json!(row.work.bytes);
     "mbu" REAL |row| json!(row.mbu());

@@ -13,7 +13,7 @@ pub(super) fn new(size: Option<u64>, name: &str) -> ProgressBar {
     }
     note(format_args!("downloading {name}"));
     let style = ProgressStyle::with_template(
-        "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+        "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left",
     );
     let bar = ProgressBar::with_draw_target(size_of(size), ProgressDrawTarget::stderr());
     let bar = bar.with_style(style.expect("a valid template"));

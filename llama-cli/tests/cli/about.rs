@@ -17,6 +17,7 @@ fn the_version_names_the_build_and_the_instruction_sets() {
     assert!(text.starts_with(concat!("llama ", env!("CARGO_PKG_VERSION"))), "{text}");
     assert!(llama_kernels::isas().iter().all(|isa| text.contains(isa.name)), "{text}");
     assert!(text.contains(&format!("{} is chosen", llama_kernels::default_isa())), "{text}");
+    assert!(text.lines().all(|line| line.len() < 80), "{text}");
 }
 
 #[test]
@@ -58,4 +59,5 @@ fn completions_and_the_manual_are_printed() {
     for page in [".TH llama 1", ".TH llama-run 1", ".TH llama-doctor 1"] {
         assert!(man.contains(page), "{page}");
     }
+    assert!(!man.contains("this CPU has"));
 }

@@ -151,6 +151,31 @@ fn the_files_template_is_used_and_another_one_can_be() {
 }
 
 #[test]
+fn an_answer_ends_where_the_template_would_begin_the_next_turn() {
+    let fixture = Fixture::new();
+    let answer = |between: &str, n: &str| {
+        let source = format!(
+            "{{% for m in messages %}}{{{{ '{between}' if m.role == 'user' and not loop.first }}}}\
+             {{{{ m.content }}}}{{% endfor %}}"
+        );
+        let file = fixture.file("template.jinja", source.as_bytes());
+        let flags = ["chat", "-m", &fixture.model, "--temp", "0", "-n", n, "-c", "512", "--template", &file];
+        answers(&llama(&flags).write_stdin("one\n").output().unwrap())
+    };
+    let all = answer("", "30");
+    let mut words = all.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.len() > 6);
+    let stop = &words.nth(1).expect("the model says two words")[3..];
+    let end = all.find(stop).unwrap();
+    assert_eq!(answer(stop, "30"), all[..end].trim_end().to_owned() + "\n");
+    // What might have become a stop text is not lost where the answer is cut.
+    for n in ["1", "2", "3", "4", "5", "6", "7", "8"] {
+        let cut = answer("", n);
+        let last = cut.trim_end().rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap();
+        assert_eq!(answer(&format!("{last}~"), n), cut);
+    }
+}
+
+#[test]
 fn a_full_context_is_said_and_can_be_gone_beyond() {
     let fixture = Fixture::new();
     let run = |more: &[&str]| {

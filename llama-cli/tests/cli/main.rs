@@ -12,6 +12,7 @@ mod hub_server;
 mod infill;
 mod inspect;
 mod models;
+mod plot;
 mod run;
 mod synth;
 mod tokenize;

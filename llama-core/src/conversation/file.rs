@@ -8,14 +8,14 @@
 use super::{Answer, ChatFormat, Conversation, Turn};
 use crate::gguf::Gguf;
 use crate::rope::Rope;
-use crate::tokenizer::{Prompt, Token};
+use crate::tokenizer::Token;
 use crate::{Error, Result, Sampler};
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 const MAGIC: [u8; 8] = *b"LLM CHAT";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Bytes of a text in such a file.
 const MAX_TEXT: u64 = 1 << 30;
@@ -59,10 +59,13 @@ impl Conversation {
             out.text(&turn.user)?;
             out.number(turn.start as u64)?;
             out.number(turn.end as u64)?;
+            // One more, so that zero is none.
+            out.number(turn.question.map_or(0, |question| question as u64 + 1))?;
             out.number(u64::from(turn.answer.is_some()))?;
             if let Some(answer) = &turn.answer {
                 out.text(&answer.text)?;
                 out.tokens(&answer.tokens)?;
+                out.number(u64::from(answer.ended))?;
             }
         }
         out.tokens(&evaluation.tokens)?;
@@ -123,12 +126,14 @@ impl Conversation {
         let system = Some(input.text()?).filter(|_| has_system);
         let mut turns = Vec::new();
         for _ in 0..input.size()? {
-            let (user, start, end) = (input.text()?, input.size()?, input.size()?);
-            let answer = match input.number()? {
-                0 => None,
-                _ => Some(Answer { text: input.text()?, tokens: input.tokens(vocab, u64::MAX)? }),
-            };
-            turns.push(Turn { user, view: Prompt::new(), start, end, answer });
+            let mut turn = Turn::new(input.text()?, input.size()?);
+            turn.end = input.size()?;
+            turn.question = input.size()?.checked_sub(1);
+            if input.number()? != 0 {
+                let (text, tokens) = (input.text()?, input.tokens(vocab, u64::MAX)?);
+                turn.answer = Some(Answer { shown: text.len(), text, tokens, ended: input.number()? != 0 });
+            }
+            turns.push(turn);
         }
         let tokens = input.tokens(vocab, context as u64)?;
         let len = input.size()?;

@@ -9,8 +9,10 @@
 //! # The system message
 //!
 //! It stands where the format wants it, and where a template has no place for one it goes before the first question.
-//! With [`Options::context_shift`](crate::Options::context_shift) a full context forgets the oldest turns, but never
-//! the system message: what is kept grows to hold it.
+//! With [`Options::context_shift`](crate::Options::context_shift) a full context forgets the oldest turns, each as a
+//! whole, but never the system message: what is kept is all that stands before the first question's own text, and what
+//! leaves reaches up to the own text of another one, so that what remains is a conversation that began later. Only a
+//! turn that does not fit by itself loses half of its tokens.
 //!
 //! [`Conversation::system_every_turn`] attaches it to every question. Llama 2-Chat was trained on such conversations
 //! ("ghost attention": Touvron et al. 2023, section 3.3), so that it remembers its instructions without being told
@@ -18,18 +20,27 @@
 //! in context: 100 tokens of instructions over 20 turns are 1,900 tokens more.
 
 mod file;
+mod parts;
+mod reply;
+mod stop;
 #[cfg(test)]
 mod tests;
+mod view;
 
-use crate::generate::Generate;
+pub use reply::Reply;
+
+use crate::evaluation;
 use crate::template::{Message, Role, Template};
-use crate::tokenizer::{Prompt, Segment, Token};
-use crate::{Chat, Result, Sampler, Session};
+use crate::tokenizer::Prompt;
+use crate::{Error, Result, Sampler, Session};
+use parts::text_of;
+use reply::Answer;
+use view::common;
 
 /// How a conversation becomes a prompt.
 #[derive(Debug)]
 pub enum ChatFormat {
-    /// Llama 2's, written natively ([`Chat`]).
+    /// Llama 2's, written natively ([`Chat`](crate::Chat)).
     Llama2,
     /// A template's.
     Template(Box<Template>),
@@ -76,14 +87,9 @@ struct Turn {
     /// Where its own tokens begin, and where the answer does, counted from the beginning of all that was said.
     start: usize,
     end: usize,
+    /// Where the question's own text begins, if it is known: up to there all before it may leave.
+    question: Option<usize>,
     answer: Option<Answer>,
-}
-
-#[derive(Clone, Default, PartialEq, Debug)]
-struct Answer {
-    text: String,
-    /// As they were sampled, with the one that ended it.
-    tokens: Vec<Token>,
 }
 
 /// Stands for an answer in a rendered conversation: private use, the last character of its plane.
@@ -150,7 +156,7 @@ impl Conversation {
             text = earlier + "\n" + &text;
         }
         let start = self.position();
-        self.turns.push(Turn { user: text, view: Prompt::new(), start, end: start, answer: None });
+        self.turns.push(Turn::new(text, start));
         let result = self.evaluate();
         if result.is_err() {
             self.turns.pop();
@@ -162,16 +168,17 @@ impl Conversation {
     /// Generates the answer to the last question, token by token as [`Session::generate`] does; goes on with an
     /// answer that has not ended. White space before an answer is left out.
     ///
+    /// It ends with a token that ends a text, and where it goes on as the format begins the next turn: with a token,
+    /// or in plain text, of which nothing is handed out or remembered.
+    ///
     /// An answer that is stopped early, by its reader or by a cancellation, is a part of the conversation as far as
     /// it went. Without a question there is no answer.
     pub fn reply<'a>(&'a mut self, sampler: &'a mut Sampler) -> Reply<'a> {
+        let stop = self.stop();
         let answer = self.turns.last_mut().map(|turn| turn.answer.get_or_insert_default());
-        let tokenizer = self.session.model.tokenizer();
-        let ended = answer
-            .as_ref()
-            .is_none_or(|answer| answer.tokens.last().is_some_and(|&last| tokenizer.ends(last)));
-        let generate = (!ended && !self.stale).then(|| self.session.generate(sampler));
-        Reply { generate, answer }
+        let goes_on = answer.as_ref().is_some_and(|answer| !answer.ended) && !self.stale;
+        let generate = goes_on.then(|| self.session.generate(sampler).ends_with(stop.token));
+        Reply { generate, answer, stop, stale: &mut self.stale }
     }
 
     /// Takes the last question and its answer back, and returns the question.
@@ -241,6 +248,12 @@ impl Conversation {
             self.session.clear();
             self.stale = false;
         }
+        self.tell_turns();
+    }
+
+    /// Tells the session where turns begin, after something has happened to them.
+    fn tell_turns(&mut self) {
+        self.session.evaluation.turns = self.turns.iter().filter_map(|turn| turn.question).collect();
     }
 
     /// Evaluates the last question.
@@ -252,7 +265,7 @@ impl Conversation {
         self.turns[last].view = view.clone();
         match suffix {
             _ if self.stale => self.rebuild()?,
-            Some(suffix) => self.session.push(suffix)?,
+            Some(suffix) => self.extend(suffix)?,
             None if fresh => {
                 self.session.clear();
                 self.session.push(view)?;
@@ -264,89 +277,22 @@ impl Conversation {
         self.keep_system()
     }
 
-    /// What follows the answer before turn `at`, if all before it is as it was. `view` is that of the turn.
-    fn suffix(&self, at: usize, view: &Prompt) -> Result<Option<Prompt>> {
-        let before = &self.turns[at - 1];
-        let Some(answer) = &before.answer else { return Ok(None) };
-        if !self.is_intact(at + 1, view)? {
-            return Ok(None);
-        }
-        let tokenizer = self.session.model().tokenizer();
-        let ended = answer.tokens.last().is_some_and(|&last| tokenizer.ends(last));
-        Ok(after(&before.view, view)
-            .map(|rest| if ended { without_end(rest, |token| tokenizer.ends(token)) } else { rest }))
-    }
-
-    /// Whether the answers' texts stand where the markers are, in a conversation of so many turns.
-    fn is_intact(&self, turns: usize, view: &Prompt) -> Result<bool> {
-        if self.turns[..turns].iter().any(|turn| turn.user.contains(MARKER)) {
-            return Ok(false);
-        }
-        if matches!(self.format, ChatFormat::Llama2) {
-            return Ok(true);
-        }
-        let plain = self.view(turns, false)?;
-        let spelled = |change: fn(&str) -> &str| {
-            let mut answers = self.turns.iter().filter_map(|turn| turn.answer.as_ref());
-            let mut prompt = Prompt::new();
-            for segment in view.segments() {
-                let Segment::Text(text) = segment else {
-                    prompt = prompt.with(segment.clone());
-                    continue;
-                };
-                let mut parts = text.split(MARKER);
-                let mut out = parts.next().unwrap_or_default().to_owned();
-                for part in parts {
-                    out += answers.next().map_or("", |answer| change(&answer.text));
-                    out += part;
-                }
-                if !out.is_empty() {
-                    prompt = prompt.text(out);
-                }
-            }
-            prompt
+    /// Evaluates what the last turn adds. Without room for it earlier turns leave, all of them if need be.
+    fn extend(&mut self, suffix: Prompt) -> Result<()> {
+        let tokens = self.session.model().tokenizer().encode(&suffix);
+        let Some(last) = self.turns.len().checked_sub(1).filter(|_| self.keep.is_some()) else {
+            return self.session.extend(&tokens);
         };
-        Ok(spelled(|text| text) == plain || spelled(str::trim) == plain)
-    }
-
-    /// The first `turns` of the conversation, up to where the next answer begins, with answers or markers for them.
-    fn view(&self, turns: usize, marked: bool) -> Result<Prompt> {
-        let marker = MARKER.to_string();
-        let turn = |(at, turn): (usize, &Turn)| {
-            let said = turn.answer.as_ref().filter(|_| at + 1 < turns);
-            let text = said.map(|answer| if marked { marker.clone() } else { answer.text.clone() });
-            (turn.user.clone(), text)
-        };
-        self.render(self.turns[..turns].iter().enumerate().map(turn))
-    }
-
-    /// The prompt of questions and answers.
-    fn render(&self, turns: impl Iterator<Item = (String, Option<String>)>) -> Result<Prompt> {
-        let system = self.system.as_ref();
-        match &self.format {
-            ChatFormat::Llama2 => {
-                let chat = self.session.model().chat()?.system_every_turn(self.every_turn);
-                let chat = system.into_iter().fold(chat, Chat::system);
-                let chat = turns.fold(chat, |chat, (user, answer)| {
-                    answer.into_iter().fold(chat.user(user), Chat::assistant)
-                });
-                Ok(chat.into())
-            }
-            ChatFormat::Template(template) => {
-                let first = system.filter(|_| !self.folds).map(|text| Message::new(Role::System, text));
-                let mut messages: Vec<Message> = first.into_iter().collect();
-                for (at, (user, answer)) in turns.enumerate() {
-                    let attached = if at == 0 { self.folds } else { self.every_turn };
-                    let user = match system.filter(|_| attached) {
-                        Some(system) => format!("{system}\n\n{user}"),
-                        None => user,
-                    };
-                    messages.push(Message::new(Role::User, user));
-                    messages.extend(answer.map(|text| Message::new(Role::Assistant, text)));
-                }
-                template.render(&messages, true)
-            }
+        let head = self.head(last, &tokens)?;
+        self.turns[last].question = Some(self.position() + head);
+        let (context, len) = (self.session.context(), self.session.tokens().len());
+        let (missing, kept) = ((len + tokens.len()).saturating_sub(context), self.session.evaluation.kept());
+        let alone = missing > 0 && self.session.evaluation.leaving(missing).is_none();
+        if alone && kept <= len && kept + tokens.len() - head <= context {
+            self.session.evaluation.stats.forgotten_tokens += head;
+            return self.session.extend_anew(kept, &tokens[head..]);
         }
+        self.session.extend(&tokens)
     }
 
     /// Makes the session's tokens those of the conversation, from the first on that differs.
@@ -360,12 +306,23 @@ impl Conversation {
             let view = self.view(at + 1, true)?;
             let start = tokens.len();
             let suffix = if at == 0 { None } else { self.suffix(at, &view)? };
+            let mut question = None;
             match suffix {
-                Some(suffix) => tokens.extend(tokenizer.encode(&suffix)),
-                None if at == 0 => tokens = tokenizer.encode_start(&view),
-                None => tokens = tokenizer.encode_start(&self.view(at + 1, false)?),
+                Some(suffix) => {
+                    let suffix = tokenizer.encode(&suffix);
+                    question = Some(start + self.head(at, &suffix)?);
+                    tokens.extend(suffix);
+                }
+                None if at == 0 => {
+                    tokens = tokenizer.encode_start(&view);
+                    question = Some(self.first_tokens(&tokens)?);
+                }
+                None => {
+                    tokens = tokenizer.encode_start(&self.view(at + 1, false)?);
+                    places.iter_mut().for_each(|(_, _, question)| *question = None);
+                }
             }
-            places.push((start.min(tokens.len()), tokens.len()));
+            places.push((start.min(tokens.len()), tokens.len(), question));
             self.turns[at].view = view;
             if at + 1 < self.turns.len()
                 && let Some(answer) = &self.turns[at].answer
@@ -374,124 +331,53 @@ impl Conversation {
             }
         }
         let forgotten = self.session.stats().forgotten_tokens;
-        for (turn, (start, end)) in self.turns.iter_mut().zip(places) {
+        for (turn, (start, end, question)) in self.turns.iter_mut().zip(&places) {
             (turn.start, turn.end) = (start + forgotten, end + forgotten);
+            turn.question = question.map(|question| question + forgotten);
         }
         let context = self.session.context();
-        if self.keep.is_some() && tokens.len() > context {
-            let kept = self.system_tokens(&tokens)?;
-            let excess = tokens.len() - context / 2;
-            let left = tokens.len().saturating_sub(kept + 1);
-            let cut = excess.min(left);
+        if let Some(keep) = self.keep
+            && tokens.len() > context
+        {
+            let kept = keep.max(self.first_tokens(&tokens)?).min(tokens.len() - 1);
+            let (missing, most) = (tokens.len() - context, tokens.len() - 1 - kept);
+            let excess = (tokens.len() - context / 2).min(most);
+            let turns = places.iter().filter_map(|(_, _, question)| question.as_ref()?.checked_sub(kept));
+            let cut = match (evaluation::nearest(turns, missing, most, excess), places.last()) {
+                (Some(cut), _) => cut,
+                (None, Some((_, _, Some(question)))) => {
+                    let (tokens, room) = (tokens.len() - question, context.saturating_sub(kept));
+                    return Err(Error::Context { tokens, room, context });
+                }
+                (None, _) => excess,
+            };
             tokens.drain(kept..kept + cut);
             self.session.evaluation.stats.forgotten_tokens += cut;
         }
-        let old = self.session.tokens();
-        let common = old.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+        let common = common(self.session.tokens(), &tokens);
         self.session.truncate(common);
         self.session.extend(&tokens[common..])?;
         self.stale = false;
         Ok(())
     }
 
-    /// Sees to it that a full context does not forget the system message.
+    /// Sees to it that a full context forgets whole turns, and not the system message.
     fn keep_system(&mut self) -> Result<()> {
+        self.tell_turns();
         if let Some(keep) = self.keep {
             let tokens = self.session.tokens().to_vec();
             let bos = self.session.model().tokenizer().bos();
             let first = usize::from(bos.is_some() && tokens.first().copied() == bos);
-            let system = self.system_tokens(&tokens)?.saturating_sub(first);
-            self.session.evaluation.keep = Some(keep.max(system));
+            let own = self.first_tokens(&tokens)?.saturating_sub(first);
+            self.session.evaluation.keep = Some(keep.max(own));
         }
         Ok(())
     }
+}
 
-    /// How many of these tokens, the conversation's first, the system message takes.
-    fn system_tokens(&self, tokens: &[Token]) -> Result<usize> {
-        if self.system.is_none() {
-            return Ok(0);
-        }
-        let prompt = self.render([(MARKER.to_string(), None)].into_iter())?;
-        let mut before = Prompt::new();
-        for segment in prompt.segments() {
-            match text_of(segment).split_once(MARKER) {
-                Some((text, _)) => {
-                    before = before.text(text);
-                    break;
-                }
-                None => before = before.with(segment.clone()),
-            }
-        }
-        let system = self.session.model().tokenizer().encode_start(&before);
-        Ok(system.iter().zip(tokens).take_while(|(a, b)| a == b).count())
+impl Turn {
+    /// A question at this place of what was said.
+    fn new(user: String, start: usize) -> Turn {
+        Turn { user, view: Prompt::new(), start, end: start, question: None, answer: None }
     }
-}
-
-/// An answer, token by token: the iterator that [`Conversation::reply`] returns.
-///
-/// Items are as those of [`Generate`]; [`Session::stopped`] tells why it ended.
-pub struct Reply<'a> {
-    generate: Option<Generate<'a>>,
-    answer: Option<&'a mut Answer>,
-}
-
-impl Iterator for Reply<'_> {
-    type Item = Result<String>;
-
-    fn next(&mut self) -> Option<Result<String>> {
-        let (generate, answer) = (self.generate.as_mut()?, self.answer.as_mut()?);
-        let before = generate.generated();
-        let item = generate.next();
-        if generate.generated() > before {
-            answer.tokens.extend(generate.last_token());
-        }
-        let piece = match item? {
-            Ok(piece) => piece,
-            Err(error) => return Some(Err(error)),
-        };
-        let piece = if answer.text.is_empty() { piece.trim_start().to_owned() } else { piece };
-        answer.text += &piece;
-        Some(Ok(piece))
-    }
-}
-
-/// A segment's text; of a special token none.
-fn text_of(segment: &Segment) -> &str {
-    match segment {
-        Segment::Special(_) => "",
-        Segment::Text(text) | Segment::Continuation(text) => text,
-    }
-}
-
-/// What `now` has behind all that is in `before` and a marker; `None` if it does not begin with these. White space
-/// around the place of the marker makes no difference: what stands there is what the model made of `before`.
-fn after(before: &Prompt, now: &Prompt) -> Option<Prompt> {
-    let (before, now) = (before.segments(), now.segments());
-    let (last, most) = before.split_last()?;
-    let (same, rest) = now.split_at_checked(most.len())?;
-    if same != most {
-        return None;
-    }
-    let (text, rest) = match (last, rest) {
-        (Segment::Text(end), [Segment::Text(text), rest @ ..]) => (text.strip_prefix(end.trim_end())?, rest),
-        (last, [special, Segment::Text(text), rest @ ..]) if last == special => (text.as_str(), rest),
-        _ => return None,
-    };
-    let text = text.trim_start().strip_prefix(MARKER)?;
-    let prompt = if text.is_empty() { Prompt::new() } else { Prompt::new().continuation(text) };
-    Some(rest.iter().cloned().fold(prompt, Prompt::with))
-}
-
-/// The same without the token that ends the answer, and the white space before it: the model has chosen it itself.
-fn without_end(prompt: Prompt, ends: impl Fn(Token) -> bool) -> Prompt {
-    let rest = match prompt.segments() {
-        [Segment::Special(end), rest @ ..] if ends(*end) => rest,
-        [Segment::Continuation(space), Segment::Special(end), rest @ ..]
-            if ends(*end) && space.trim().is_empty() =>
-        {
-            rest
-        }
-        _ => return prompt,
-    };
-    rest.iter().cloned().fold(Prompt::new(), Prompt::with)
 }

@@ -1,12 +1,17 @@
+use super::parts::without_end;
 use super::*;
 use crate::gguf::Gguf;
 use crate::synth::{Shape, Spec, Synth};
+use crate::tokenizer::Token;
 use crate::{Error, Model, Options, StopReason};
 use llama_kernels::{Format, KvType};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+mod ends;
+mod eviction;
 
 /// A model of one small layer.
 fn model_of(seed: u64) -> Model {
@@ -216,7 +221,7 @@ fn a_full_context_forgets_turns_but_not_the_system_message() {
         chat.set_system(Some("Be brief.".into()));
         chat.user("one").unwrap();
         let tokens = chat.session().tokens().to_vec();
-        let system = chat.system_tokens(&tokens).unwrap();
+        let system = chat.first_tokens(&tokens).unwrap();
         let kept = tokens[..system].to_vec();
         assert!(model.tokenizer().decode(&kept).contains("Be brief."), "{}", model.tokenizer().decode(&kept));
         for _ in 0..12 {
@@ -372,7 +377,7 @@ fn what_does_not_fit_is_refused_in_one_error() {
         fs::write(&damaged, &changed).unwrap();
         let what = match at {
             0..8 => "magic: expected",
-            8..12 => "version: expected 1",
+            8..12 => "version: expected 2",
             _ => "damaged",
         };
         chat = refused(chat, &damaged, what);

@@ -1,7 +1,7 @@
 //! Byte-level byte-pair merges, GPT-2's.
 //!
-//! User-defined pieces are cut out of the text as they stand, the rest is cut into words by the pre-tokenizer, and
-//! each word starts as its bytes. Of all adjacent pairs that are in the list of merges, the one that stands first
+//! User-defined pieces are cut out of the text as they stand, the rest is normalised and cut into words by the
+//! pre-tokenizer, and each word starts as its bytes. Of all adjacent pairs that are in the list of merges, the one that stands first
 //! there is merged, the leftmost of equals, until none is left.
 //!
 //! A byte that has no piece is the unknown piece, or nothing where there is none: most vocabularies lack the bytes
@@ -113,7 +113,10 @@ impl Bpe {
         let mut merger = Merger::new();
         self.user_defined.cut(text, |part| match part {
             Part::Piece(token) => out.push(token),
-            Part::Text(text) => self.pre.split(text, |word| self.encode_word(word, &mut merger, out)),
+            Part::Text(text) => {
+                let text = self.pre.normalized(text);
+                self.pre.split(&text, |word| self.encode_word(word, &mut merger, out));
+            }
         });
     }
 

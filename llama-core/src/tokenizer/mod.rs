@@ -5,8 +5,8 @@
 //!
 //! There are two families. SentencePiece's vocabularies (Llama 2's) spell characters, and merge by the pieces'
 //! scores; the byte-level ones, GPT-2's, spell bytes, merge by a list, and only within the words that a
-//! [`PreTokenizer`] cuts the text into. No Unicode normalisation takes place: a file does not say whether its
-//! model was trained with one, and text would not come back.
+//! [`PreTokenizer`] cuts the text into. A file does not say whether its model was trained on normalised text; where
+//! the name of its pre-tokenizer does, characters are composed first, and a text comes back composed.
 //!
 //! User-defined pieces are neither merged nor special: they are cut out of any text before anything else, from the
 //! left, at each place the longest.
@@ -42,7 +42,8 @@ pub struct Token(pub u32);
 /// A tokenizer: SentencePiece's (`tokenizer.ggml.model = llama`) or a byte-level one (`gpt2`).
 ///
 /// `decode(&encode_text(s)) == s` for a vocabulary with pieces for all bytes; in SentencePiece's family, for text
-/// without U+2581, which these vocabularies cannot tell from a space.
+/// without U+2581, which these vocabularies cannot tell from a space, and where the pre-tokenizer
+/// [normalises](PreTokenizer::normalized), for text in that form.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     pieces: Vec<String>,

@@ -25,6 +25,16 @@ impl<'a> Stream<'a> {
         Stream { tokenizer, at_start: true, pending: Vec::new(), text: String::new() }
     }
 
+    /// A stream in the midst of a text.
+    pub(crate) fn continued(tokenizer: &'a Tokenizer) -> Stream<'a> {
+        Stream { at_start: false, ..Stream::new(tokenizer) }
+    }
+
+    /// Whether no character is incomplete.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// Takes in tokens that precede, a prompt say, without emitting them.
     pub fn skip(&mut self, tokens: &[Token]) {
         for &token in tokens {

@@ -16,17 +16,16 @@
 //! activations, [`super::pack`] the panels); per group of 32 (or 16) columns it converts once, and scales by one
 //! multiply-add. The zero point costs nothing where dot products take unsigned bytes: all weights are moved up to
 //! a zero of 128, and the accumulators start at minus 128 times the sum of the activations. Elsewhere it is one
-//! more multiply-add, as a minimum is. The float engine multiplies floats; a tile's activations are copied side by
-//! side first, because rows of a power of two of bytes fall on the same few lines of the first-level cache (by itself
-//! that changed nothing that could be measured). AMX replaces the integer engine by one of its own, in bfloat16
+//! more multiply-add, as a minimum is. The float engine reads both operands where they lie ([`super::dots`]). AMX replaces the integer engine by one of its own, in bfloat16
 //! (`simd/amx.rs`), which needs no scaling per group: when it was written, a prompt of 512 tokens through a 1.1B
 //! model in Q4_0 ran at 135 tokens/s on AVX2, 272 on AVX512-VNNI and 520 on AMX (two cores of an Emerald Rapids Xeon).
-//! Weights that are bfloat16 themselves go through AMX's engine too, and on AVX512-BF16 through the float engine's
-//! twin for pairs of columns (`simd/avx512/bf16.rs`); their activations are rounded then.
+//! Weights that are bfloat16 themselves go through AMX's engine too, and on AVX512-BF16 through the float engine with
+//! a dot product of pairs (`simd/avx512/bf16.rs`); their activations are rounded then.
 //!
 //! C is reloaded as the initial accumulator of the next block of columns, never added afterwards, so
 //! that the size of a block does not change a bit of the result.
 
+use super::dots::{self, Floats, Operands};
 use super::pack::{self, Integers, PANELS, Panel};
 use crate::acts::{Acts, GROUP, TILE_WORDS};
 use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, Of};
@@ -144,72 +143,12 @@ fn integer_tile<S: Simd, B: IntegerBlock, const MT: usize>(
     }
 }
 
-/// How many tokens the next tile of the float engine takes of those that are `left`, with room for `room`: `MT`,
-/// or `NARROW` if that avoids a smaller rest, or one.
+/// The float engine, for tiles of up to `R` rows and `T` tokens.
 #[inline(always)]
-fn width<const MT: usize, const NARROW: usize>(left: usize, room: usize) -> usize {
-    match left.checked_sub(MT) {
-        Some(rest) if rest == 0 || rest >= NARROW => MT,
-        _ if NARROW <= room => NARROW,
-        _ => 1,
-    }
-}
-
-/// The float engine, for tiles of `MT` tokens and narrower ones of `NARROW`.
-#[inline(always)]
-pub(crate) fn float<S: Simd, B: FloatBlock, const MT: usize, const NARROW: usize>(s: S, job: Job<'_>) {
-    let Job { w, rows, x, out, panel, .. } = job;
-    let k = w.cols();
+pub(crate) fn float<S: Simd, B: FloatBlock, const R: usize, const T: usize>(s: S, job: Job<'_>) {
+    let Job { w, rows, x, acts, out, .. } = job;
     out.fill([0.0; LANES]);
-    let (Some(tokens), panels) = (x.len().checked_div(k), rows.len().div_ceil(LANES)) else { return };
-    let padded = out.len().checked_div(panels).unwrap_or(0);
-    assert!(padded >= tokens && panels <= PANELS, "room for {tokens} tokens, found {padded}");
-    for start in (0..k).step_by(pack::FLOAT_COLS) {
-        let cols = start..k.min(start + pack::FLOAT_COLS);
-        for (rows, panel) in sixteens(&rows).zip(&mut panel.floats) {
-            pack::float::<S, B>(s, w, rows, cols.clone(), panel);
-        }
-        let (n, room) = (cols.len(), panel.tokens.first_chunk_mut::<MT>().expect("a tile's tokens"));
-        let mut first = 0;
-        while first < tokens {
-            let width = width::<MT, NARROW>(tokens - first, padded - first);
-            // What lies beyond the last token is no number that is defined, and goes nowhere.
-            for (t, room) in (first..tokens.min(first + width)).zip(room.iter_mut()) {
-                room[..n].copy_from_slice(&x[t * k..][cols.clone()]);
-            }
-            for (panel, out) in panel.floats.iter().zip(out.chunks_exact_mut(padded)) {
-                let (panel, out) = (&panel[..n], &mut out[first..]);
-                if width == MT {
-                    float_tile::<S, MT>(s, panel, room, out);
-                } else if width == NARROW {
-                    float_tile::<S, NARROW>(s, panel, room.first_chunk().expect("a narrower tile"), out);
-                } else {
-                    float_tile::<S, 1>(s, panel, room.first_chunk().expect("a token"), out);
-                }
-            }
-            first += width;
-        }
-    }
-}
-
-#[inline(always)]
-fn float_tile<S: Simd, const MT: usize>(
-    s: S,
-    panel: &[[f32; LANES]],
-    x: &[[f32; pack::TOKEN_STRIDE]; MT],
-    c: &mut [[f32; LANES]],
-) {
-    let mut acc = [s.splat(0.0); MT];
-    for (acc, c) in acc.iter_mut().zip(c.iter()) {
-        *acc = s.load(c);
-    }
-    for (k, w) in panel.iter().enumerate().take(pack::FLOAT_COLS) {
-        let w = s.load(w);
-        for t in 0..MT {
-            acc[t] = s.fma(w, s.splat(x[t][k]), acc[t]);
-        }
-    }
-    for t in 0..MT {
-        s.store(acc[t], &mut c[t]);
-    }
+    let Some(padded) = out.len().checked_div(rows.len().div_ceil(LANES)) else { return };
+    let (cols, tokens, rows) = (w.cols(), acts.tokens, B::cast(w.rows_bytes(rows)));
+    dots::product::<S, Floats<B>, R, T>(s, &Operands { w: rows, cols, x, stride: cols, tokens }, out, padded);
 }

@@ -2,12 +2,11 @@
 //!
 //! An integer panel interleaves the rows by four columns, so that one register holds four columns of
 //! all sixteen rows, ready for a dot instruction against a broadcast dword of activations. Scales and
-//! minimums lie beside it, one register of sixteen rows per group. A float panel is one register of
-//! sixteen rows per column.
+//! minimums lie beside it, one register of sixteen rows per group.
 
 use crate::acts::GROUP;
 use crate::buffer::Buffer;
-use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of};
+use crate::format::{Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of};
 use crate::matrix::Matrix;
 use crate::simd::{LANES, SPAN, STRIPE, Simd};
 use std::ops::Range;
@@ -17,15 +16,6 @@ use std::ops::Range;
 pub(crate) const PANELS: usize = 4;
 /// Columns of a panel: 16 KiB of bytes, which stay in the first-level cache beside the tile's activations.
 pub(crate) const INTEGER_COLS: usize = 1024;
-/// Columns of a float panel: 16 KiB, beside which the activations of a tile have room.
-pub(crate) const FLOAT_COLS: usize = 256;
-
-/// From one token's columns to the next one's, in a tile of the float engine: a line more than the columns take.
-pub(crate) const TOKEN_STRIDE: usize = FLOAT_COLS + 16;
-
-/// Tokens of such a tile at most.
-const TOKENS: usize = 12;
-
 /// Lines of a panel in bfloat16: 32 rows of 512 columns.
 const PAIR_LINES: usize = 512;
 
@@ -33,12 +23,7 @@ const PAIR_LINES: usize = 512;
 pub struct Panel {
     /// In integers.
     pub(crate) integers: [Integers; PANELS],
-    /// In floats: one column of sixteen rows a line.
-    pub(crate) floats: [Buffer<[f32; LANES]>; PANELS],
-    /// The activations of a tile of the float engine, a block of columns.
-    pub(crate) tokens: Buffer<[f32; TOKEN_STRIDE]>,
-    /// Two panels in bfloat16, 32 columns of one row a line: one is multiplied, the next one unpacked. Or one
-    /// room of panels of two columns of sixteen rows a line.
+    /// Two panels in bfloat16, 32 columns of one row a line: one is multiplied, the next one unpacked.
     #[allow(dead_code, reason = "not every architecture has matrix tiles")]
     pub(crate) pairs: [Buffer<[u8; STRIPE]>; 2],
 }
@@ -65,17 +50,13 @@ impl Integers {
 
 impl Panel {
     /// Bytes of a panel's room.
-    pub(crate) const SIZE: usize = PANELS
-        * (INTEGER_COLS * LANES + 2 * (INTEGER_COLS / 16) * 64 + FLOAT_COLS * 64)
-        + TOKENS * TOKEN_STRIDE * 4
-        + 2 * PAIR_LINES * 64;
+    pub(crate) const SIZE: usize =
+        PANELS * (INTEGER_COLS * LANES + 2 * (INTEGER_COLS / 16) * 64) + 2 * PAIR_LINES * 64;
 
     /// Room for panels of any format.
     pub fn new() -> Panel {
         Panel {
             integers: std::array::from_fn(|_| Integers::new()),
-            floats: std::array::from_fn(|_| Buffer::new(FLOAT_COLS)),
-            tokens: Buffer::new(TOKENS),
             pairs: [Buffer::new(PAIR_LINES), Buffer::new(PAIR_LINES)],
         }
     }
@@ -192,34 +173,4 @@ impl Span {
 /// Groups of 32 columns in a panel of `cols` columns, padded to whole stripes.
 pub(crate) fn groups(cols: usize) -> usize {
     cols.div_ceil(STRIPE) * (STRIPE / GROUP)
-}
-
-/// Fills a float panel with columns `cols` of at most sixteen rows; missing rows are zero.
-#[inline(always)]
-pub(crate) fn float<S: Simd, B: FloatBlock>(
-    s: S,
-    w: Matrix<'_>,
-    rows: Range<usize>,
-    cols: Range<usize>,
-    panel: &mut [[f32; LANES]],
-) {
-    for (i, lines) in panel[..cols.len()].chunks_mut(LANES).enumerate() {
-        let mut block = [[0; STRIPE]; LANES];
-        for (row, out) in rows.clone().zip(&mut block) {
-            let row = &B::cast(w.rows_bytes(row..row + 1))[cols.clone()][i * LANES..];
-            let v = match row.first_chunk() {
-                Some(whole) => B::widen(s, whole),
-                None => {
-                    let mut padded = [B::zeroed(); LANES];
-                    padded[..lines.len()].copy_from_slice(&row[..lines.len()]);
-                    B::widen(s, &padded)
-                }
-            };
-            s.store_bytes(s.to_bits(v), out);
-        }
-        s.transpose(&mut block);
-        for (line, column) in lines.iter_mut().zip(&block) {
-            s.store(s.bit_cast(s.load_bytes(column)), line);
-        }
-    }
 }

@@ -131,8 +131,8 @@ impl Kernel for QuantizeTile<'_> {
     }
 }
 
-/// Rounds a tile of tokens to bfloat16, in pairs of columns: for each 32 columns `[16 pairs][tokens]`, or, in
-/// [`Layout::Pairs`], `[2][16 pairs][16 tokens]`.
+/// Rounds a tile of tokens to bfloat16, in pairs of columns: token by token, or, in [`Layout::Pairs`], for each 32
+/// columns `[2][16 pairs][16 tokens]`.
 pub(crate) struct PairTile<'a> {
     /// `[token][cols]`, as many as the tile has valid tokens.
     pub x: &'a [f32],
@@ -146,25 +146,29 @@ impl Kernel for PairTile<'_> {
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         let PairTile { x, cols, layout, out } = self;
-        let (tokens, width) = (layout.tile(), layout.pair_width());
-        let group_words = GROUP / 2 * tokens;
-        for t in 0..tokens {
-            let tile = t / width * GROUP / 2 * width + t % width;
-            let Some(x) = x.get(t * cols..(t + 1) * cols) else {
-                for group in out.chunks_exact_mut(group_words) {
-                    group[tile..].iter_mut().step_by(width).take(GROUP / 2).for_each(|w| *w = 0);
+        let row = stripes(cols) * STRIPE / 2;
+        for t in 0..layout.tile() {
+            // The first word, and how far it is to the next pair and the next group of columns.
+            let (first, width, group) = match layout {
+                Layout::Pairs => {
+                    (t / LANES * GROUP / 2 * LANES + t % LANES, LANES, GROUP / 2 * layout.tile())
                 }
-                continue;
+                _ => (t * row, 1, GROUP / 2),
             };
+            let x = x.get(t * cols..(t + 1) * cols);
             for i in 0..stripes(cols) {
                 let mut padded = [0.0; STRIPE];
-                let (lanes, _) = stripe_at(x, i, &mut padded).as_chunks::<LANES>();
+                let stripe = match x {
+                    Some(x) => stripe_at(x, i, &mut padded),
+                    None => &padded,
+                };
+                let (lanes, _) = stripe.as_chunks::<LANES>();
                 for g in 0..STRIPE / GROUP {
                     let mut words = [0; LANES];
                     s.store_i32(s.to_bf16(s.load(&lanes[2 * g]), s.load(&lanes[2 * g + 1])), &mut words);
-                    let out = &mut out[(i * (STRIPE / GROUP) + g) * group_words..][..group_words];
-                    for (pair, word) in words.iter().enumerate() {
-                        out[tile + pair * width] = *word;
+                    let out = &mut out[first + (i * (STRIPE / GROUP) + g) * group..];
+                    for (out, word) in out.iter_mut().step_by(width).zip(words) {
+                        *out = word;
                     }
                 }
             }

@@ -128,7 +128,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
-        gemm::float::<Self, B, 6, TILE>(self, job);
+        gemm::float::<Self, B, ROWS, TOKENS>(self, job);
     }
 
     #[inline(always)]
@@ -550,3 +550,7 @@ fn add_products(sums: &mut [[__m256i; 2]; TILE], w: [__m256i; 2], x: &[i32; TILE
     }
     *sums = [[a, b], [c, d], [e, f]];
 }
+
+/// Rows and tokens of a tile of the float engine: twelve accumulators, and room for half of the operands.
+const ROWS: usize = 2;
+const TOKENS: usize = 3;

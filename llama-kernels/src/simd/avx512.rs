@@ -171,13 +171,18 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         if LEVEL == AMX { amx::multiply(Avx512(()), rounds) } else { 0 }
     }
     #[inline(always)]
+    fn multiply_pairs(self, rounds: usize) -> usize {
+        if LEVEL == BF16 { bf16::peak(Avx512(()), rounds) } else { 0 }
+    }
+    #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
-        if LEVEL == AMX && B::BF16 {
+        let many = job.acts.layout != Layout::Rows;
+        if LEVEL == AMX && B::BF16 && many {
             amx::gemm_bf16(Avx512(()), job);
-        } else if LEVEL == BF16 && B::BF16 {
+        } else if LEVEL == BF16 && B::BF16 && many {
             bf16::gemm(Avx512(()), job);
         } else {
-            gemm::float::<Self, B, TILE, NARROW>(self, job);
+            gemm::float::<Self, B, ROWS, TOKENS>(self, job);
         }
     }
 
@@ -239,6 +244,31 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     #[inline(always)]
     fn sum(self, a: Self::F) -> f32 {
         fold!(a, _mm256_add_ps, _mm_add_ps, _mm_add_ss)
+    }
+    /// Four registers by three shuffles and four additions, instead of three and four for each.
+    #[inline(always)]
+    fn sums<const R: usize>(self, v: [Self::F; R]) -> [f32; R] {
+        let mut out = [0.0; R];
+        if R != 4 {
+            for (out, v) in out.iter_mut().zip(v) {
+                *out = self.sum(v);
+            }
+            return out;
+        }
+        let [a, b, c, d] = [v[0], v[1 % R], v[2 % R], v[3 % R]];
+        avx512! {
+            // Halves onto halves, two registers in one; quarters onto quarters, four in one; and so on.
+            let ab = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+            let cd = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
+            let v = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+            let v = _mm512_add_ps(v, _mm512_permute_ps::<0b11_10_11_10>(v));
+            let v = _mm512_add_ps(v, _mm512_movehdup_ps(v));
+            let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+            let mut four = [0.0; 4];
+            _mm_storeu_ps(four.as_mut_ptr(), _mm512_castps512_ps128(_mm512_permutexvar_ps(first, v)));
+            out.copy_from_slice(&four);
+        }
+        out
     }
     #[inline(always)]
     fn max_lane(self, a: Self::F) -> f32 {
@@ -578,6 +608,10 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         avx512! { _mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast())) }
     }
 }
+
+/// Rows and tokens of a tile of the float engine: 24 accumulators, four registers of weights and one of activations.
+const ROWS: usize = 4;
+const TOKENS: usize = 6;
 
 /// Tokens in a tile: twelve integer and twelve float accumulators leave room for the operands.
 const TILE: usize = 12;

@@ -144,6 +144,15 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn swap_pairs(self, a: Self::F) -> Self::F;
     /// The sum of the lanes: halves are added to halves.
     fn sum(self, a: Self::F) -> f32;
+    /// The sum of each register's lanes, added as [`sum`](Self::sum) adds them.
+    #[inline(always)]
+    fn sums<const R: usize>(self, a: [Self::F; R]) -> [f32; R] {
+        let mut out = [0.0; R];
+        for (out, a) in out.iter_mut().zip(a) {
+            *out = self.sum(a);
+        }
+        out
+    }
     /// The largest lane.
     fn max_lane(self, a: Self::F) -> f32;
     /// Sixteen half-precision numbers, little-endian.
@@ -327,6 +336,35 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         acc
     }
 
+    /// Sixteen sums for each row with each token, `[token][row]`, of which lane `i` is the sum of the products of
+    /// columns `i`, `i + 16`, ...; all slices are of the same length, whole registers.
+    ///
+    /// With every line of weights, the one `ahead` bytes further on is asked for.
+    #[inline(always)]
+    fn dot_floats<B: FloatBlock, const R: usize, const T: usize>(
+        self,
+        w: [&[B]; R],
+        x: [&[f32]; T],
+        ahead: usize,
+    ) -> [[Self::F; R]; T] {
+        let mut acc = [[self.splat(0.0); R]; T];
+        for start in (0..x[0].len() / LANES * LANES).step_by(LANES) {
+            let mut rows = [self.splat(0.0); R];
+            for (v, w) in rows.iter_mut().zip(&w) {
+                let w: &[B; LANES] = w[start..start + LANES].try_into().expect("a register");
+                self.prefetch(w.as_ptr().cast::<u8>().wrapping_add(ahead));
+                *v = B::widen(self, w);
+            }
+            for (acc, x) in acc.iter_mut().zip(&x) {
+                let x = self.load(x[start..start + LANES].try_into().expect("a register"));
+                for (acc, &w) in acc.iter_mut().zip(&rows) {
+                    *acc = self.fma(w, x, *acc);
+                }
+            }
+        }
+        acc
+    }
+
     /// The power of two that [`dot_signed`](Self::dot_signed) adds to signed weights, where the ISA
     /// multiplies unsigned bytes only; the drivers take its share off again.
     const SIGNED_ZERO: Option<u32> = None;
@@ -350,6 +388,14 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn multiply_tiles(self, _rounds: usize) -> usize {
         0
     }
+
+    /// Multiplies pairs of bfloat16 in registers, as the engine of bfloat16 weights does, `rounds` times, and returns
+    /// how many multiplications a round has: none where the ISA has no vectors of them, or tiles that are faster.
+    #[inline(always)]
+    fn multiply_pairs(self, _rounds: usize) -> usize {
+        0
+    }
+
     /// Whether products of bfloat16 weights with many tokens read the activations rounded to bfloat16.
     const BF16: bool = false;
 

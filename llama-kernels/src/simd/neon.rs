@@ -161,10 +161,10 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
         gemm::integer::<Self, B, TILE, TILE>(self, job);
     }
-    /// Six tokens: 24 accumulators, four registers of weights, and room for activations.
+    /// Two rows times three tokens: 24 accumulators, and room for a quarter of the operands.
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
-        gemm::float::<Self, B, 6, TILE>(self, job);
+        gemm::float::<Self, B, 2, 3>(self, job);
     }
 
     #[inline(always)]

@@ -80,6 +80,8 @@ impl Kernel for All {
             ("abs", float(s.abs(fa))),
             ("swap_pairs", float(s.swap_pairs(fa))),
             ("sum", vec![s.sum(fa).to_bits()]),
+            ("sums of four", s.sums([fa, fb, s.add(fa, fb), s.sub(fb, fa)]).map(f32::to_bits).to_vec()),
+            ("sums of two", s.sums([fb, fa]).map(f32::to_bits).to_vec()),
             ("max_lane", vec![s.max_lane(fa).to_bits()]),
             ("load_f16", float(s.load_f16(&halves))),
             ("store_f16", f16.iter().map(|b| u32::from(*b)).collect()),

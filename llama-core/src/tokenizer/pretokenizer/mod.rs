@@ -3,11 +3,16 @@
 //! A pre-tokenizer is a list of stages. Each cuts every piece that the stage before left, by itself: what its
 //! pattern finds is a piece, and so is what lies between. The table names all of them, with the aliases that files
 //! use; a new one is an entry there, and a scanner in `scan.rs` if its pattern is new.
+//!
+//! Some tokenizers compose characters first ([`COMPOSING`]), so that `e` and a combining acute are the `é` that their
+//! models have seen. That is a property of a name, not of the way to cut that it shares with others.
 
 mod class;
 mod scan;
 
 use scan::Found;
+use std::borrow::Cow;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 /// How a byte-level vocabulary cuts text into words: what `tokenizer.ggml.pre` names.
 ///
@@ -26,7 +31,11 @@ use scan::Found;
 /// assert_eq!(cut("starcoder"), b"We|'ll| pay| |1|2|3|4");
 /// ```
 #[derive(Clone, Copy)]
-pub struct PreTokenizer(&'static Definition);
+pub struct PreTokenizer {
+    definition: &'static Definition,
+    /// Whether characters are composed first.
+    composes: bool,
+}
 
 /// What a name stands for.
 struct Definition {
@@ -184,52 +193,73 @@ static TABLE: &[Definition] = &[
     Definition { names: &["viking"], stages: &[Text(scan::bloom), Text(scan::each_number)], ..PLAIN },
 ];
 
+/// The names whose `tokenizer.json` has Unicode's normalisation form C before everything else.
+const COMPOSING: [&str; 4] = ["qwen2", "qwen35", "command-r", "mpt"];
+
 /// What most definitions do not ask for.
 const PLAIN: Definition = Definition { names: &[], stages: &[], whole_words: false, add_bos: false };
 
 impl PreTokenizer {
     /// The one that files call by this name.
     pub fn from_name(name: &str) -> Option<PreTokenizer> {
-        TABLE.iter().find(|definition| definition.names.contains(&name)).map(PreTokenizer)
+        let definition = TABLE.iter().find(|definition| definition.names.contains(&name))?;
+        Some(PreTokenizer { definition, composes: COMPOSING.contains(&name) })
     }
 
-    /// All of them, each once, however many names it has.
+    /// All of them, each once, by the first of its names.
     pub fn all() -> impl ExactSizeIterator<Item = PreTokenizer> {
-        TABLE.iter().map(PreTokenizer)
+        TABLE
+            .iter()
+            .map(|definition| PreTokenizer { definition, composes: COMPOSING.contains(&definition.names[0]) })
     }
 
     /// Its name and the aliases that files use for it.
     pub fn names(self) -> &'static [&'static str] {
-        self.0.names
+        self.definition.names
+    }
+
+    /// A text as it is to be cut: in normalisation form C where the model's own tokenizer has that, else as it is.
+    ///
+    /// ```
+    /// use llama_core::tokenizer::PreTokenizer;
+    ///
+    /// let text = |name| PreTokenizer::from_name(name).unwrap().normalized("e\u{301}").into_owned();
+    /// assert_eq!((text("qwen2"), text("llama-bpe")), ("\u{e9}".into(), "e\u{301}".into()));
+    /// ```
+    pub fn normalized(self, text: &str) -> Cow<'_, str> {
+        if !self.composes || text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes {
+            return Cow::Borrowed(text);
+        }
+        Cow::Owned(text.nfc().collect())
     }
 
     /// Hands the words of a text to `emit`, in order; joined, they are the text.
     ///
     /// Words are bytes, because Falcon's may end inside of a character. Takes time linear in the text.
     pub fn split<'a>(self, text: &'a str, mut emit: impl FnMut(&'a [u8])) {
-        cut(self.0.stages, text, &mut emit);
+        cut(self.definition.stages, text, &mut emit);
     }
 
     /// Whether a word that is a piece is that piece, whatever merges would make of it.
     pub(super) fn whole_words(self) -> bool {
-        self.0.whole_words
+        self.definition.whole_words
     }
 
     /// Whether a text begins with `bos` where the file does not say.
     pub(super) fn add_bos(self) -> bool {
-        self.0.add_bos
+        self.definition.add_bos
     }
 }
 
 impl Default for PreTokenizer {
     fn default() -> PreTokenizer {
-        PreTokenizer(&TABLE[0])
+        PreTokenizer { definition: &TABLE[0], composes: false }
     }
 }
 
 impl PartialEq for PreTokenizer {
     fn eq(&self, other: &PreTokenizer) -> bool {
-        std::ptr::eq(self.0, other.0)
+        std::ptr::eq(self.definition, other.definition) && self.composes == other.composes
     }
 }
 
@@ -237,7 +267,7 @@ impl Eq for PreTokenizer {}
 
 impl std::fmt::Debug for PreTokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("PreTokenizer").field(&self.0.names[0]).finish()
+        f.debug_tuple("PreTokenizer").field(&self.definition.names[0]).finish()
     }
 }
 
