@@ -1,9 +1,9 @@
 """How much of what the demo writes is copied: samples that contain twenty words in a row of its training text.
 
-    python3 check_demo.py LLAMA TINYSTORIES.txt SAMPLED.txt [SAMPLES]
+    python3 check_demo.py LLAMA TINYSTORIES.txt SAMPLED.txt [SAMPLES [FLAG...]]
 
 LLAMA is the built command. Words are compared without case and punctuation. Sampling is the command's own (temperature
-0.8) with the seeds 1, 2, ...; the samples are printed, then the count.
+0.8) with the seeds 1, 2, ..., and the flags that are given; the samples are printed, then the count.
 """
 
 import re
@@ -24,7 +24,7 @@ def runs(text):
     return {tuple(found[i : i + LENGTH]) for i in range(len(found) - LENGTH + 1)}
 
 
-def main(llama, stories, sampled, samples=20):
+def main(llama, stories, sampled, samples=20, *flags):
     real, made = set(), set()
     for story in split(stories)[0]:
         real |= runs(story)
@@ -32,7 +32,7 @@ def main(llama, stories, sampled, samples=20):
         made |= {hash(run) for run in runs(story)}
     copied = {"the real stories": 0, "the sampled stories": 0, "either": 0}
     for seed in range(1, int(samples) + 1):
-        command = [llama, "run", "-p", "Once upon a time", "--echo", "--temp", "0.8", "-s", str(seed)]
+        command = [llama, "run", "-p", "Once upon a time", "--echo", "--temp", "0.8", "-s", str(seed), *flags]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         of_real, of_made = runs(text) & real, {run for run in runs(text) if hash(run) in made}
         copied["the real stories"] += bool(of_real)
