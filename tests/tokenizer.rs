@@ -8,6 +8,8 @@ mod byte_level;
 mod chats;
 #[path = "tokenizer/infill.rs"]
 mod infill;
+#[path = "tokenizer/normalisation.rs"]
+mod normalisation;
 #[path = "tokenizer/templates.rs"]
 mod templates;
 

@@ -113,24 +113,21 @@ pub(crate) struct Run {
 #[derive(Args)]
 pub(crate) struct Generation {
     /// Tokens to generate; -1: until the end of the text or of the context
-    #[arg(env = "LLAMA_ARG_N_PREDICT", hide_env_values = true, short = 'n', long, visible_alias = "n-predict", value_name = "N", default_value_t = -1,
+    #[arg(env = "LLAMA_ARG_N_PREDICT", hide_env_values = true)]
+    #[arg(short = 'n', long, visible_alias = "n-predict", value_name = "N", default_value_t = -1,
           allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
     pub(crate) predict: i64,
     /// Positions of the context; 0: as many as the model was trained for
-    #[arg(
-        env = "LLAMA_ARG_CTX_SIZE",
-        hide_env_values = true,
-        short,
-        long,
-        value_name = "N",
-        default_value_t = 0
-    )]
+    #[arg(env = "LLAMA_ARG_CTX_SIZE", hide_env_values = true)]
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
     pub(crate) ctx_size: usize,
     /// Tokens of a prompt that are evaluated at once
-    #[arg(env = "LLAMA_ARG_BATCH", hide_env_values = true, short, long, value_name = "N", default_value = "2048", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(env = "LLAMA_ARG_BATCH", hide_env_values = true)]
+    #[arg(short, long, value_name = "N", default_value = "2048", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch_size: u32,
     /// The same, also spelled -ub; the smaller of the two sizes holds
-    #[arg(env = "LLAMA_ARG_UBATCH", hide_env_values = true, long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(env = "LLAMA_ARG_UBATCH", hide_env_values = true)]
+    #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) ubatch_size: u32,
     #[command(flatten)]
     pub(crate) cache: Cache,
@@ -204,10 +201,12 @@ pub(crate) struct Sampling {
 #[derive(Args)]
 pub(crate) struct Cache {
     /// What keys are cached as, also spelled -ctk
-    #[arg(env = "LLAMA_ARG_CACHE_TYPE_K", hide_env_values = true, long, value_name = "TYPE", default_value_t = KvType::default(), ignore_case = true, value_parser = cache_type())]
+    #[arg(env = "LLAMA_ARG_CACHE_TYPE_K", hide_env_values = true)]
+    #[arg(long, value_name = "TYPE", default_value_t = KvType::default(), ignore_case = true, value_parser = cache_type())]
     pub(crate) cache_type_k: KvType,
     /// What values are cached as, also spelled -ctv
-    #[arg(env = "LLAMA_ARG_CACHE_TYPE_V", hide_env_values = true, long, value_name = "TYPE", default_value_t = KvType::default(), ignore_case = true, value_parser = cache_type())]
+    #[arg(env = "LLAMA_ARG_CACHE_TYPE_V", hide_env_values = true)]
+    #[arg(long, value_name = "TYPE", default_value_t = KvType::default(), ignore_case = true, value_parser = cache_type())]
     pub(crate) cache_type_v: KvType,
 }
 
@@ -216,31 +215,40 @@ pub(crate) struct Cache {
 #[command(next_help_heading = "Rotary embedding")]
 pub(crate) struct Rope {
     /// How it is scaled for longer contexts; ntk changes the base by the factor, dynamic as the text grows
-    #[arg(env = "LLAMA_ARG_ROPE_SCALING_TYPE", hide_env_values = true, long, value_name = "KIND", value_parser = named(Scaling::ALL.iter().map(|s| s.name()), Scaling::from_name))]
+    #[arg(env = "LLAMA_ARG_ROPE_SCALING_TYPE", hide_env_values = true)]
+    #[arg(long, value_name = "KIND", value_parser = named(Scaling::ALL.iter().map(|s| s.name()), Scaling::from_name))]
     pub(crate) rope_scaling: Option<Scaling>,
     /// Factor by which the context becomes longer
-    #[arg(env = "LLAMA_ARG_ROPE_SCALE", hide_env_values = true, long, value_name = "N", value_parser = number(1e-3..=1e6))]
+    #[arg(env = "LLAMA_ARG_ROPE_SCALE", hide_env_values = true)]
+    #[arg(long, value_name = "N", value_parser = number(1e-3..=1e6))]
     pub(crate) rope_scale: Option<f32>,
     /// Base of the frequencies
-    #[arg(env = "LLAMA_ARG_ROPE_FREQ_BASE", hide_env_values = true, long, value_name = "N", value_parser = number(1.0..=1e12))]
+    #[arg(env = "LLAMA_ARG_ROPE_FREQ_BASE", hide_env_values = true)]
+    #[arg(long, value_name = "N", value_parser = number(1.0..=1e12))]
     pub(crate) rope_freq_base: Option<f32>,
     /// The inverse of --rope-scale
-    #[arg(env = "LLAMA_ARG_ROPE_FREQ_SCALE", hide_env_values = true, long, value_name = "N", value_parser = number(1e-6..=1e3), conflicts_with = "rope_scale")]
+    #[arg(env = "LLAMA_ARG_ROPE_FREQ_SCALE", hide_env_values = true)]
+    #[arg(long, value_name = "N", value_parser = number(1e-6..=1e3), conflicts_with = "rope_scale")]
     pub(crate) rope_freq_scale: Option<f32>,
     /// Positions that the model was trained for, for yarn and dynamic
-    #[arg(env = "LLAMA_ARG_YARN_ORIG_CTX", hide_env_values = true, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(env = "LLAMA_ARG_YARN_ORIG_CTX", hide_env_values = true)]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) yarn_orig_ctx: Option<u32>,
     /// How much of the unscaled angles yarn keeps where pairs turn often
-    #[arg(env = "LLAMA_ARG_YARN_EXT_FACTOR", hide_env_values = true, long, value_name = "N", value_parser = number(0.0..=1.0))]
+    #[arg(env = "LLAMA_ARG_YARN_EXT_FACTOR", hide_env_values = true)]
+    #[arg(long, value_name = "N", value_parser = number(0.0..=1.0))]
     pub(crate) yarn_ext_factor: Option<f32>,
     /// What yarn's magnitude is multiplied by
-    #[arg(env = "LLAMA_ARG_YARN_ATTN_FACTOR", hide_env_values = true, long, value_name = "N", value_parser = number(1e-3..=1e3))]
+    #[arg(env = "LLAMA_ARG_YARN_ATTN_FACTOR", hide_env_values = true)]
+    #[arg(long, value_name = "N", value_parser = number(1e-3..=1e3))]
     pub(crate) yarn_attn_factor: Option<f32>,
     /// Turns up to which yarn scales in full
-    #[arg(env = "LLAMA_ARG_YARN_BETA_SLOW", hide_env_values = true, long, value_name = "N", value_parser = number(1e-3..=1e6))]
+    #[arg(env = "LLAMA_ARG_YARN_BETA_SLOW", hide_env_values = true)]
+    #[arg(long, value_name = "N", value_parser = number(1e-3..=1e6))]
     pub(crate) yarn_beta_slow: Option<f32>,
     /// Turns from which on yarn scales nothing
-    #[arg(env = "LLAMA_ARG_YARN_BETA_FAST", hide_env_values = true, long, value_name = "N", value_parser = number(1e-3..=1e6))]
+    #[arg(env = "LLAMA_ARG_YARN_BETA_FAST", hide_env_values = true)]
+    #[arg(long, value_name = "N", value_parser = number(1e-3..=1e6))]
     pub(crate) yarn_beta_fast: Option<f32>,
 }
 

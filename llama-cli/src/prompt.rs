@@ -14,18 +14,15 @@ const SOON: Duration = Duration::from_secs(1);
 /// # Errors
 /// Those of [`Session::push`].
 pub(crate) fn push(session: &mut Session, prompt: impl Into<Prompt>, batch: usize) -> Result<()> {
-    let prompt = prompt.into();
-    let tokenizer = session.model().tokenizer();
-    let bos = tokenizer.bos().filter(|_| tokenizer.add_bos() && session.tokens().is_empty());
-    let length = tokenizer.encode(&prompt).len() + usize::from(bos.is_some());
-    if !shows_progress() || length <= batch || length > session.context() - session.tokens().len() {
-        return session.push(prompt);
+    let (prompt, tokenizer) = (prompt.into(), session.model().tokenizer());
+    let is_start = session.tokens().is_empty();
+    let tokens = if is_start { tokenizer.encode_start(&prompt) } else { tokenizer.encode(&prompt) };
+    if tokens.is_empty() {
+        return Ok(());
     }
-    let mut tokens = session.model().tokenizer().encode(&prompt);
-    if let Some(bos) = bos
-        && tokens.first() != Some(&bos)
-    {
-        tokens.insert(0, bos);
+    let room = session.context() - session.tokens().len();
+    if !shows_progress() || tokens.len() <= batch || tokens.len() > room {
+        return session.forward(&tokens).map(drop);
     }
     let style = ProgressStyle::with_template("prompt {wide_bar} {pos}/{len} tokens, {speed} t/s, {eta} left");
     let speed = |state: &ProgressState, out: &mut dyn Write| {

@@ -91,7 +91,7 @@ impl fmt::Display for Reference {
 pub(super) fn choose(reference: &Reference, files: &[String]) -> Result<Vec<String>, Error> {
     let mut models: Vec<&String> = files.iter().filter(|file| is_model(file)).collect();
     models.sort();
-    let with = |tag: &str| models.iter().find(|file| names(file, tag)).copied();
+    let with = |tag: &str| models.iter().find(|file| is_of_type(file, tag)).copied();
     let found = match &reference.tag {
         Some(tag) => with(tag),
         None => DEFAULTS.iter().find_map(|tag| with(tag)).or(models.first().copied()),
@@ -138,7 +138,7 @@ fn is_model(file: &str) -> bool {
 }
 
 /// Whether a file's name contains a type, in any case, and not as a part of another one.
-pub(super) fn names(file: &str, tag: &str) -> bool {
+pub(crate) fn is_of_type(file: &str, tag: &str) -> bool {
     let (file, tag) = (file.to_ascii_lowercase(), tag.to_ascii_lowercase());
     let part = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
     file.match_indices(&tag)

@@ -11,7 +11,7 @@ mod download;
 mod error;
 mod tls;
 
-pub(crate) use self::choose::{Reference, Repo};
+pub(crate) use self::choose::{Reference, Repo, is_of_type};
 pub(crate) use self::error::Error;
 
 use self::cache::Cache;
@@ -30,11 +30,6 @@ pub(crate) fn offline() -> bool {
             .is_some_and(|value| !["0", "false", "no", "off"].contains(&value.to_lowercase().as_str()))
     };
     on("LLAMA_ARG_OFFLINE") || on("HF_HUB_OFFLINE")
-}
-
-/// Whether a file's name contains a type.
-pub(crate) fn is_of_type(file: &str, tag: &str) -> bool {
-    choose::names(file, tag)
 }
 
 /// The path of a hub's model, of a split one its first part; what is missing is downloaded.

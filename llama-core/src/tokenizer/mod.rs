@@ -139,7 +139,7 @@ impl Tokenizer {
 
     /// The tokens of a prompt that begins a text: with [`bos`](Self::bos) before it if the model expects one and the
     /// prompt does not bring it along.
-    pub(crate) fn encode_start(&self, prompt: &Prompt) -> Vec<Token> {
+    pub fn encode_start(&self, prompt: &Prompt) -> Vec<Token> {
         let mut tokens = self.encode(prompt);
         if let Some(bos) = self.bos.filter(|_| self.add_bos)
             && prompt.segments().first() != Some(&Segment::Special(bos))

@@ -12,15 +12,19 @@
 //! An ISA has up to two widths of tiles: a batch takes the one that leaves less of the last tile unused. (On AVX-512,
 //! with twelve only, sixteen tokens cost as much as twenty-four: Q4_0 74 instead of 104 multiplications a nanosecond.)
 //!
-//! Two engines share this scheme. The integer engine multiplies bytes ([`crate::acts`] describes the
-//! activations, [`super::pack`] the panels); per group of 32 (or 16) columns it converts once, and scales by one
-//! multiply-add. The zero point costs nothing where dot products take unsigned bytes: all weights are moved up to
-//! a zero of 128, and the accumulators start at minus 128 times the sum of the activations. Elsewhere it is one
-//! more multiply-add, as a minimum is. The float engine reads both operands where they lie ([`super::dots`]). AMX replaces the integer engine by one of its own, in bfloat16
-//! (`simd/amx.rs`), which needs no scaling per group: when it was written, a prompt of 512 tokens through a 1.1B
-//! model in Q4_0 ran at 135 tokens/s on AVX2, 272 on AVX512-VNNI and 520 on AMX (two cores of an Emerald Rapids Xeon).
-//! Weights that are bfloat16 themselves go through AMX's engine too, and on AVX512-BF16 through the float engine with
-//! a dot product of pairs (`simd/avx512/bf16.rs`); their activations are rounded then.
+//! This is the scheme of the integer engine, which multiplies bytes ([`crate::acts`] describes the activations,
+//! [`super::pack`] the panels); per group of 32 (or 16) columns it converts once, and scales by one multiply-add. The
+//! zero point costs nothing where dot products take unsigned bytes: all weights are moved up to a zero of 128, and the
+//! accumulators start at minus 128 times the sum of the activations. Elsewhere it is one more multiply-add, as a
+//! minimum is.
+//!
+//! AMX replaces the integer engine by one of its own, in bfloat16 (`simd/amx.rs`), which needs no scaling per group:
+//! when it was written, a prompt of 512 tokens through a 1.1B model in Q4_0 ran at 135 tokens/s on AVX2, 272 on
+//! AVX512-VNNI and 520 on AMX (two cores of an Emerald Rapids Xeon).
+//!
+//! The float engine unpacks nothing and reads both operands where they lie ([`super::dots`]). Weights that are
+//! bfloat16 themselves go through AMX's engine, and on AVX512-BF16 through the float engine with a dot product of
+//! pairs (`simd/avx512/bf16.rs`); their activations are rounded then.
 //!
 //! C is reloaded as the initial accumulator of the next block of columns, never added afterwards, so
 //! that the size of a block does not change a bit of the result.

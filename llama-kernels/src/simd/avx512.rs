@@ -245,7 +245,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     fn sum(self, a: Self::F) -> f32 {
         fold!(a, _mm256_add_ps, _mm_add_ps, _mm_add_ss)
     }
-    /// Four registers by three shuffles and four additions, instead of three and four for each.
+    /// Four registers by nine shuffles and five additions, instead of four and four for each.
     #[inline(always)]
     fn sums<const R: usize>(self, v: [Self::F; R]) -> [f32; R] {
         let mut out = [0.0; R];
