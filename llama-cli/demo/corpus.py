@@ -50,10 +50,7 @@ class Real:
 
 
 class Sampled:
-    """Sampled stories in their file's order, mixed within blocks; from the beginning again when the file ends.
-
-    The sampler may still be appending: what has come since is read before anything is repeated.
-    """
+    """Sampled stories in their file's order, mixed within blocks; from the beginning again when the file ends."""
 
     BLOCK = 1_000_000
 
@@ -65,7 +62,7 @@ class Sampled:
             file.seek(self.offset)
             block = file.read(self.BLOCK)
             end = block.rfind(SEPARATOR.encode()) + len(SEPARATOR)
-            if len(block) < self.BLOCK // 2 and self.offset > 0:
+            if end < len(SEPARATOR):
                 self.offset = 0
                 return self.more()
         self.offset += end

@@ -1,14 +1,13 @@
 """Trains the demo model.
 
-    python3 train_demo.py TINYSTORIES.txt SAMPLED.txt OUT_FOLDER                  # ended by hand
-    python3 train_demo.py TINYSTORIES.txt SAMPLED.txt OUT_FOLDER --until 20:36    # ends by itself (UTC)
+    python3 train_demo.py TINYSTORIES.txt SAMPLED.txt OUT_FOLDER STEPS
 
 The data are the real stories of the first 90 % of the text, of which every fortieth is kept to watch the training
-(`dev`), and sampled stories (sample_demo.py). The matrices of the layers are trained with Muon, the embedding and the
-norms with Adam. The rate rises over 60 steps and stays; with --until it falls in a straight line that ends there, on
-a machine of whatever speed. While it falls, the share of real rows grows from 15 to 40 %, and below 0.6 windows are
-512 tokens instead of 256. OUT_FOLDER gets the vocabulary, a checkpoint every two minutes (a second start resumes there), the
-loss curve and, at the end, the weights.
+(`dev`), and sampled stories (filter_samples.py). The matrices of the layers are trained with Muon, the embedding and
+the norms with Adam. The rate rises over 60 steps, stays until 45 % of the steps, and falls in a straight line to zero.
+While it falls, the share of real rows grows from 15 to 45 %, and below 0.5 windows are 512 tokens instead of 256.
+OUT_FOLDER gets the vocabulary, a checkpoint every two minutes (a second start resumes there), the loss curve and, at
+the end, the weights.
 """
 
 import argparse
@@ -16,8 +15,6 @@ import csv
 import os
 import pickle
 import time
-from collections import deque
-from datetime import datetime, time as clock, timezone
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +26,7 @@ import llama
 CONFIG = llama.STUDENT
 BATCH, SHORT, LONG = 4096, 256, 512
 MUON_RATE, ADAM_RATE, DECAY, WARMUP = 8e-3, 4e-3, 0.1, 60
+STAY = 0.45
 COLUMNS = ("step", "tokens", "rate", "train_nats_per_token", "dev_bits_per_byte", "real_epochs", "sampled_tokens")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -111,7 +109,7 @@ def main():
     parser.add_argument("stories")
     parser.add_argument("sampled")
     parser.add_argument("out")
-    parser.add_argument("--until", metavar="HH:MM")
+    parser.add_argument("steps", type=int)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
@@ -121,8 +119,7 @@ def main():
     dev, real = real[::40], [s for i, s in enumerate(real) if i % 40]
     model = path("vocab.model")
     if not os.path.exists(model):
-        sampled = open(args.sampled, encoding="utf-8").read(4_000_000).split(corpus.SEPARATOR)
-        corpus.train_tokenizer(real + [s.strip() for s in sampled], model, CONFIG.vocab)
+        corpus.train_tokenizer(real, model, CONFIG.vocab)
     sp = corpus.tokenizer(model)
     docs = corpus.documents(sp, real)
     size = sum(map(len, docs))
@@ -132,37 +129,28 @@ def main():
 
     checkpoint = path("checkpoint.pickle")
     if os.path.exists(checkpoint):
-        params, state, step, streams, rng, rate = pickle.load(open(checkpoint, "rb"))
+        params, state, step, streams, rng = pickle.load(open(checkpoint, "rb"))
     else:
         params = llama.init(CONFIG, args.seed)
-        state, step, rng, rate = fresh_state(params), 0, np.random.default_rng(args.seed), 1.0
+        state, step, rng = fresh_state(params), 0, np.random.default_rng(args.seed)
         sources = corpus.Real(docs, args.seed), corpus.Sampled(args.sampled, model, args.seed)
         streams = [corpus.Rows(source) for source in sources]
     print(f"{sum(p.size for p in jax.tree.leaves(params))} parameters", flush=True)
 
-    end = args.until and datetime.combine(datetime.now(timezone.utc), clock.fromisoformat(args.until), timezone.utc)
-    saved, began, since, losses, times = time.time(), time.time(), step, [], deque(maxlen=30)
-    compiled = set()
+    saved, began, since, losses = time.time(), time.time(), step, []
     with open(path("loss.csv"), "a", newline="") as file:
         curve = csv.writer(file)
         if step == 0:
             curve.writerow(COLUMNS)
-        while True:
-            times.append(time.time())
-            if args.until and len(times) > 3:
-                pace = (times[-1] - times[0]) / (len(times) - 1)
-                rate *= max(0.0, 1 - pace / max(end.timestamp() - time.time(), 1e-9))
-            last = rate <= 1e-3
+        while step < args.steps:
+            rate = min(1.0, (1 - step / args.steps) / (1 - STAY))
+            last = step + 1 == args.steps
             warm = min(1.0, (step + 1) / WARMUP)
-            width = LONG if rate < 0.6 else SHORT
+            width = LONG if rate < 0.5 else SHORT
             rows = BATCH // width
-            count = int(rng.binomial(rows, 0.40 - 0.25 * rate))
+            count = int(rng.binomial(rows, 0.45 - 0.30 * rate))
             parts = [s.take(n, width) for s, n in zip(streams, (count, rows - count)) if n]
             batch = [np.concatenate(p) for p in zip(*parts)]
-            if width not in compiled:
-                # Compiling says nothing about the pace of other steps.
-                compiled.add(width)
-                times.clear()
             params, state, loss = train_step(params, state, step, warm * rate, *batch)
             losses.append(float(loss))
             step += 1
@@ -178,11 +166,9 @@ def main():
                 losses = []
             if time.time() - saved > 120 or last:
                 with open(checkpoint + ".new", "wb") as out:
-                    pickle.dump((jax.device_get(params), jax.device_get(state), step, streams, rng, rate), out)
+                    pickle.dump((jax.device_get(params), jax.device_get(state), step, streams, rng), out)
                 os.replace(checkpoint + ".new", checkpoint)
                 saved = time.time()
-            if last:
-                break
     pickle.dump(jax.device_get(params), open(path("weights.pickle"), "wb"))
 
 

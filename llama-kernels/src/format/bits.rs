@@ -78,14 +78,6 @@ pub(super) fn split(x: &[u8; 32]) -> [&[u8; 16]; 2] {
     [&halves[0], &halves[1]]
 }
 
-/// The bytes of four consecutive blocks of `N`, the `pair`th four of a span.
-#[inline(always)]
-pub(super) fn four<B: Block, const N: usize>(span: &[B], pair: usize) -> &[[u8; N]; 4] {
-    const { assert!(size_of::<B>() == N) };
-    let (blocks, _) = B::bytes(&span[4 * pair..][..4]).as_chunks::<N>();
-    blocks.try_into().expect("four blocks")
-}
-
 /// The bytes of a span's eight blocks of `N`.
 #[inline(always)]
 pub(super) fn eight<B: Block, const N: usize>(span: &[B]) -> &[[u8; N]; 8] {

@@ -52,7 +52,7 @@ impl IntegerBlock for IQ4_NL {
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
-        let [a, b] = bits::nibble_halves(s, s.strided::<18, 2>(bits::four(span, pair)));
+        let [a, b] = bits::nibble_halves(s, s.strided::<18>(bits::eight(span), pair));
         let levels = LEVELS.map(|v| v as u8);
         [s.lookup(&levels, a), s.lookup(&levels, b)]
     }

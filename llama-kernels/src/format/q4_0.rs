@@ -46,7 +46,7 @@ impl IntegerBlock for Q4_0 {
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
-        bits::nibble_halves(s, s.strided::<18, 2>(bits::four(span, pair)))
+        bits::nibble_halves(s, s.strided::<18>(bits::eight(span), pair))
     }
 }
 

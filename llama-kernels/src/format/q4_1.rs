@@ -50,7 +50,7 @@ impl IntegerBlock for Q4_1 {
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
-        bits::nibble_halves(s, s.strided::<20, 4>(bits::four(span, pair)))
+        bits::nibble_halves(s, s.strided::<20>(bits::eight(span), pair))
     }
 }
 

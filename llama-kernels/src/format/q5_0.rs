@@ -66,7 +66,7 @@ impl IntegerBlock for Q5_0 {
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
-        let [a, b] = bits::nibble_halves(s, s.strided::<22, 6>(bits::four(span, pair)));
+        let [a, b] = bits::nibble_halves(s, s.strided::<22>(bits::eight(span), pair));
         let [high_a, high_b] = fifth(s, std::array::from_fn(|i| span[4 * pair + i].high));
         [s.or(a, high_a), s.or(b, high_b)]
     }

@@ -54,7 +54,7 @@ impl IntegerBlock for Q5_1 {
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
-        let [a, b] = bits::nibble_halves(s, s.strided::<24, 8>(bits::four(span, pair)));
+        let [a, b] = bits::nibble_halves(s, s.strided::<24>(bits::eight(span), pair));
         let [high_a, high_b] = fifth(s, std::array::from_fn(|i| span[4 * pair + i].high));
         [s.or(a, high_a), s.or(b, high_b)]
     }

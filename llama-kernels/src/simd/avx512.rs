@@ -372,27 +372,30 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             join!(_mm256_set_m128i(b, a), _mm256_set_m128i(d, c))
         }
     }
-    /// One permutation of words, where two registers hold all: three insertions cost a tenth of Q4_0's time.
+    /// One permutation of words of two of the three registers that hold the eight structures. They are the same for
+    /// both halves, and for the scales: loads of 64 bytes cross a line each, and their number is what counts.
     #[inline(always)]
-    fn strided<const STRIDE: usize, const OFFSET: usize>(self, x: &[[u8; STRIDE]; 4]) -> Self::I {
-        const { assert!(STRIDE.is_multiple_of(2) && OFFSET.is_multiple_of(2), "whole words") };
-        const { assert!(4 * STRIDE - OFFSET <= 2 * STRIPE && 4 * STRIDE - OFFSET >= STRIPE, "two registers") };
-        let bytes = &x.as_flattened()[OFFSET..];
-        let (first, last) =
-            (bytes.first_chunk().expect("a register"), bytes.last_chunk().expect("a register"));
-        let index: [u16; 32] = const {
-            let (mut index, mut i) = ([0; 32], 0);
-            while i < 32 {
-                let byte = i / 8 * STRIDE + i % 8 * 2;
-                let skipped = 4 * STRIDE - OFFSET - STRIPE;
-                index[i] = if byte < STRIPE { byte / 2 } else { 32 + (byte - skipped) / 2 } as u16;
+    fn strided<const STRIDE: usize>(self, x: &[[u8; STRIDE]; 8], half: usize) -> Self::I {
+        const { assert!(STRIDE.is_multiple_of(2), "whole words") };
+        const { assert!(STRIDE > 16 && 8 * STRIDE <= 3 * STRIPE, "three registers") };
+        let at = [[0, STRIPE], [STRIPE, 8 * STRIDE - STRIPE]];
+        let index = const {
+            let at = [[0, STRIPE], [STRIPE, 8 * STRIDE - STRIPE]];
+            let (mut index, mut i) = ([[0u16; 32]; 2], 0);
+            while i < 64 {
+                let [first, second] = at[i / 32];
+                let byte = (i / 8 + 1) * STRIDE - 16 + i % 8 * 2;
+                let word = if byte < first + STRIPE { (byte - first) / 2 } else { 32 + (byte - second) / 2 };
+                index[i / 32][i % 32] = word as u16;
                 i += 1;
             }
             index
         };
+        let register = |at: usize| x.as_flattened()[at..].first_chunk().expect("a register");
+        let [first, second] = at[half];
         avx512! {
-            let index = _mm512_loadu_si512(index.as_ptr().cast());
-            _mm512_permutex2var_epi16(self.load_bytes(first), index, self.load_bytes(last))
+            let index = _mm512_loadu_si512(index[half].as_ptr().cast());
+            _mm512_permutex2var_epi16(self.load_bytes(register(first)), index, self.load_bytes(register(second)))
         }
     }
     #[inline(always)]
@@ -552,13 +555,16 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         if !STRIDE.is_multiple_of(2) || 3 * STRIDE + 2 > STRIPE {
             return self.floats8_f16(std::array::from_fn(|i| [x[i][0], x[i][1]]));
         }
-        let (first, last) = x.as_flattened().split_at(4 * STRIDE);
-        let (first, last) =
-            (first.first_chunk().expect("a register"), last.first_chunk().expect("a register"));
+        // The registers that `strided` reads, if they hold all.
+        let second = const { if 7 * STRIDE + 2 <= 2 * STRIPE { STRIPE } else { 4 * STRIDE } };
+        let register = |at: usize| x.as_flattened()[at..].first_chunk().expect("a register");
+        let (first, last) = (register(0), register(second));
         let index: [u16; 32] = const {
+            let second = if 7 * STRIDE + 2 <= 2 * STRIPE { STRIPE } else { 4 * STRIDE };
             let (mut index, mut i) = ([0; 32], 0);
             while i < 8 {
-                index[i] = (i / 4 * 32 + i % 4 * STRIDE / 2) as u16;
+                let byte = i * STRIDE;
+                index[i] = if i < 4 { byte / 2 } else { 32 + (byte - second) / 2 } as u16;
                 i += 1;
             }
             index

@@ -197,10 +197,11 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn splat_u8(self, x: u8) -> Self::I;
     /// Four quarters of a stripe.
     fn quarters(self, x: [&[u8; 16]; 4]) -> Self::I;
-    /// The same from one place in each of four structures of `STRIDE` bytes, side by side, at `OFFSET`.
+    /// The same from the last sixteen bytes of four structures: of the first or of the second four of eight that lie
+    /// side by side, of `STRIDE` bytes each.
     #[inline(always)]
-    fn strided<const STRIDE: usize, const OFFSET: usize>(self, x: &[[u8; STRIDE]; 4]) -> Self::I {
-        let quarter = |i: usize| x[i][OFFSET..].first_chunk().expect("sixteen bytes");
+    fn strided<const STRIDE: usize>(self, x: &[[u8; STRIDE]; 8], half: usize) -> Self::I {
+        let quarter = |i: usize| x[4 * half + i].last_chunk().expect("sixteen bytes");
         self.quarters([quarter(0), quarter(1), quarter(2), quarter(3)])
     }
     /// Sixteen lines of sixteen 32-bit words, transposed.
