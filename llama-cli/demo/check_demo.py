@@ -6,35 +6,24 @@ LLAMA is the built command. Words are compared without case and punctuation. Sam
 0.8) with the seeds 1, 2, ..., and the flags that are given; the samples are printed, then the count.
 """
 
-import re
 import subprocess
 import sys
 
-from corpus import split
-
-LENGTH = 20
-
-
-def words(text):
-    return re.findall(r"[a-z0-9']+", text.lower())
-
-
-def runs(text):
-    found = words(text)
-    return {tuple(found[i : i + LENGTH]) for i in range(len(found) - LENGTH + 1)}
+from corpus import SEPARATOR, split
+from filter_samples import LENGTH, runs, words
 
 
 def main(llama, stories, sampled, samples=20, *flags):
     real, made = set(), set()
     for story in split(stories)[0]:
-        real |= runs(story)
-    for story in open(sampled, encoding="utf-8").read().split("<|endoftext|>"):
-        made |= {hash(run) for run in runs(story)}
+        real |= runs(words(story))
+    for story in open(sampled, encoding="utf-8").read().split(SEPARATOR):
+        made |= runs(words(story))
     copied = {"the real stories": 0, "the sampled stories": 0, "either": 0}
     for seed in range(1, int(samples) + 1):
         command = [llama, "run", "-p", "Once upon a time", "--echo", "--temp", "0.8", "-s", str(seed), *flags]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        of_real, of_made = runs(text) & real, {run for run in runs(text) if hash(run) in made}
+        of_real, of_made = runs(words(text)) & real, runs(words(text)) & made
         copied["the real stories"] += bool(of_real)
         copied["the sampled stories"] += bool(of_made)
         copied["either"] += bool(of_real or of_made)

@@ -25,9 +25,9 @@ def words(text):
     return re.findall(r"[a-z0-9']+", text.lower())
 
 
-def runs(found, length=LENGTH):
+def runs(found):
     """All runs of so many words, hashed."""
-    return {hash(tuple(found[i : i + length])) for i in range(len(found) - length + 1)}
+    return {hash(tuple(found[i : i + LENGTH])) for i in range(len(found) - LENGTH + 1)}
 
 
 def on_subject(text):

@@ -1,7 +1,5 @@
-"""A Llama in JAX: the graph, its initial weights, the teacher's weights from llama2.c's format, and sampling."""
+"""A Llama in JAX: the graph and its initial weights."""
 
-import struct
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -44,30 +42,6 @@ def init(config, seed):
         for _ in range(config.layers)
     ]  # fmt: skip
     return dict(embed=normal(config.vocab, d, 0.02), layers=layers, norm=jnp.ones(d))
-
-
-def read_llama2c(path):
-    """Weights of llama2.c's format: seven i32 and then f32, matrices as [out, in]."""
-    data = open(path, "rb").read()
-    dim, hidden, layers, heads, kv_heads, vocab, _ = struct.unpack("7i", data[:28])
-    config = Config(vocab, dim, hidden, layers, heads, kv_heads)
-    flat = np.frombuffer(data, np.float32, offset=28)
-
-    def take(*shape):
-        nonlocal flat
-        size = int(np.prod(shape))
-        part, flat = flat[:size].reshape(shape), flat[size:]
-        return part
-
-    kv = kv_heads * config.head
-    embed = take(vocab, dim)
-    names = [
-        ("attn_norm", (dim,)), ("q", (dim, dim)), ("k", (kv, dim)), ("v", (kv, dim)), ("o", (dim, dim)),
-        ("ffn_norm", (dim,)), ("gate", (hidden, dim)), ("down", (dim, hidden)), ("up", (hidden, dim)),
-    ]  # fmt: skip
-    stacked = {name: take(layers, *shape) for name, shape in names}
-    per_layer = [{n: jnp.asarray(np.ascontiguousarray(stacked[n][i].T)) for n, _ in names} for i in range(layers)]
-    return config, dict(embed=jnp.asarray(embed), layers=per_layer, norm=jnp.asarray(take(dim)))
 
 
 def rms_norm(x, weight, eps):
@@ -131,38 +105,3 @@ def logits(config, params, tokens, doc):
     for layer in params["layers"]:
         x = block(config, layer, x, attend)
     return rms_norm(x, params["norm"], config.eps) @ params["embed"].T
-
-
-@partial(jax.jit, static_argnums=(0, 3))
-def sample(config, params, prompts, steps, lengths, temperature, key):
-    """Continues [batch, width] prompts, of which `lengths` tokens are given, to `steps` tokens each."""
-    batch, width = prompts.shape
-    group = config.heads // config.kv_heads
-    shape = (config.layers, batch, steps, config.kv_heads, config.head)
-
-    def step(carry, i):
-        token, keys, values, key = carry
-        cos, sin = (t[None, :, None] for t in angles(config, i[None].astype(jnp.float32)))
-        x = params["embed"][token][:, None]
-        for l, layer in enumerate(params["layers"]):
-
-            def attend(q, k, v, l=l):
-                nonlocal keys, values
-                q = rotate(q, cos, sin).reshape(batch, config.kv_heads, group, config.head) * config.head**-0.5
-                keys = jax.lax.dynamic_update_slice(keys, rotate(k, cos, sin)[None], (l, 0, i, 0, 0))
-                values = jax.lax.dynamic_update_slice(values, v[None], (l, 0, i, 0, 0))
-                scores = jnp.einsum("bkgh,bnkh->bkgn", q, keys[l])
-                p = jax.nn.softmax(jnp.where(jnp.arange(steps) <= i, scores, -1e30), -1)
-                return jnp.einsum("bkgn,bnkh->bkgh", p, values[l])[:, None]
-
-            x = block(config, layer, x, attend)
-        out = (rms_norm(x, params["norm"], config.eps) @ params["embed"].T)[:, 0]
-        key, draw = jax.random.split(key)
-        drawn = jax.random.categorical(draw, out / temperature, axis=-1)
-        given = prompts[:, jnp.minimum(i + 1, width - 1)]
-        following = jnp.where(i + 1 < lengths, given, drawn).astype(jnp.int32)
-        return (following, keys, values, key), token
-
-    start = (prompts[:, 0].astype(jnp.int32), jnp.zeros(shape), jnp.zeros(shape), key)
-    _, tokens = jax.lax.scan(step, start, jnp.arange(steps))
-    return tokens.T

@@ -33,7 +33,8 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             session.clear();
             session.push(text.as_str())?;
             let mut sampler = Sampler::new(line as u64).temperature(temperature);
-            let mut tokens: Vec<Token> = vocabulary.bos().into_iter().chain(vocabulary.encode_text(text)).collect();
+            let mut tokens: Vec<Token> =
+                vocabulary.bos().into_iter().chain(vocabulary.encode_text(text)).collect();
             let mut known = 0;
             session.clear();
             while tokens.len() < limit {

@@ -15,8 +15,8 @@
 //! Both products are the same small matrix product, of rows by registers: a block of accumulators, one
 //! operand broadcast, the other read from end to end, no horizontal sums. The cache's type is nobody's
 //! business but [`cache`](super::cache)'s, which widens, so no kernel is compiled for a pair of types. A
-//! single row (a generated token where no heads share keys) uses each register as it is widened; through
-//! the tiles it was a fifth slower, because they push each other out of the first-level cache.
+//! few rows (of a generated token) use each register as it is widened; through the tiles a single one was a
+//! fifth slower, because they push each other out of the first-level cache.
 //!
 //! Tiles of `[feature][64 positions]`, read at a stride of 256 bytes, lost to whole panels of sixteen
 //! positions for the same reason.
@@ -35,6 +35,8 @@ use std::ops::Range;
 
 /// Positions in a chunk.
 pub(crate) const CHUNK: usize = 512;
+/// Up to so many rows use each register of the cache as it is widened, [`few`] at a time.
+const FEW: usize = 32;
 /// Positions in a tile.
 const TILE: usize = 64;
 /// Registers of a row of scores.
@@ -118,13 +120,27 @@ impl Kernel for Attend<'_> {
             }
             let (blocks, out) = (n.div_ceil(LANES), &mut out[first * record..]);
             let first_block = start / LANES;
-            if rows == 1 {
-                let scores = &mut scores[..blocks];
-                let unseen = hidden[0].saturating_sub(start);
-                single(s, KvHead { keys, values, shape }, start..start + n, unseen, queries, scores, out);
+            let tile = Tile { shape, keys, values, positions: start..start + n };
+            if rows <= FEW {
+                let mut row = first;
+                while row < end {
+                    let rows = Rows {
+                        queries: &queries[row * features / LANES..],
+                        visible: &visible[row..],
+                        hidden: &hidden[row..],
+                        scores: &mut scores[row * TILE_LINES..],
+                        records: &mut out[(row - first) * record..],
+                    };
+                    row += match end - row {
+                        8.. if S::REGISTERS >= 32 => few::<S, 8, 2>(s, &tile, rows),
+                        4.. if S::REGISTERS >= 32 => few::<S, 4, 4>(s, &tile, rows),
+                        4.. if S::REGISTERS >= 8 => few::<S, 4, 1>(s, &tile, rows),
+                        2.. => few::<S, 2, 2>(s, &tile, rows),
+                        _ => few::<S, 1, 4>(s, &tile, rows),
+                    };
+                }
                 continue;
             }
-
             let tiles = key_tile.chunks_exact_mut(features);
             for (block, tile) in key_blocks().skip(first_block).take(blocks).zip(tiles) {
                 cache::widen_keys(s, shape.key_type, block, tile);
@@ -143,11 +159,8 @@ impl Kernel for Attend<'_> {
 
             for row in first..end {
                 let scores = &mut scores[row * TILE_LINES..][..blocks];
-                let seen = (visible[row] - start).min(n);
-                scores.as_flattened_mut()[seen..].fill(f32::NEG_INFINITY);
-                let unseen = hidden[row].saturating_sub(start);
-                scores.as_flattened_mut()[..unseen].fill(f32::NEG_INFINITY);
                 let state = &mut out[(row - first) * record + sums..][..2];
+                tile.hide(scores, visible[row], hidden[row]);
                 factors[row] = weigh(s, scores, state.try_into().expect("two lines"));
             }
 
@@ -169,32 +182,65 @@ impl Kernel for Attend<'_> {
     }
 }
 
-/// A tile for a single row, which does not see the first `unseen` positions of it.
-#[inline(always)]
-fn single<S: Simd>(
-    s: S,
-    KvHead { keys, values, shape }: KvHead<'_>,
+/// A tile of positions, and the cache that they are of.
+struct Tile<'a> {
+    shape: &'a KvShape,
+    keys: &'a [u8],
+    values: &'a [u8],
     positions: Range<usize>,
-    unseen: usize,
-    query: &[[f32; LANES]],
-    scores: &mut [[f32; LANES]],
-    record: &mut [[f32; LANES]],
-) {
-    let first_block = positions.start / LANES;
-    for (block, scores) in keys.chunks_exact(shape.key_block()).skip(first_block).zip(scores.iter_mut()) {
-        s.store(cache::scores(s, shape.key_type, block, query.as_flattened()), scores);
+}
+
+impl Tile<'_> {
+    /// Takes the scores of what a row does not see out of its whole registers.
+    #[inline(always)]
+    fn hide(&self, scores: &mut [[f32; LANES]], visible: usize, hidden: usize) {
+        let Range { start, end } = self.positions;
+        scores.as_flattened_mut()[visible.min(end) - start..].fill(f32::NEG_INFINITY);
+        scores.as_flattened_mut()[..hidden.saturating_sub(start)].fill(f32::NEG_INFINITY);
     }
-    scores.as_flattened_mut()[positions.len()..].fill(f32::NEG_INFINITY);
-    scores.as_flattened_mut()[..unseen].fill(f32::NEG_INFINITY);
-    let (sums, state) = record.split_at_mut(record.len() - 2);
-    let factor = weigh(s, scores, state.try_into().expect("two lines"));
-    for sum in sums.iter_mut() {
-        s.store(s.mul(s.load(sum), s.splat(factor)), sum);
+}
+
+/// Rows for [`few`], as many as it takes or more.
+struct Rows<'a> {
+    queries: &'a [[f32; LANES]],
+    visible: &'a [usize],
+    hidden: &'a [usize],
+    /// [`TILE_LINES`] for each.
+    scores: &'a mut [[f32; LANES]],
+    records: &'a mut [[f32; LANES]],
+}
+
+/// A tile for the first `R` rows, all of which see any of it, with `C` registers of each sum at a time. Yields `R`.
+#[inline(always)]
+fn few<S: Simd, const R: usize, const C: usize>(s: S, tile: &Tile<'_>, rows: Rows<'_>) -> usize {
+    let Tile { shape, keys, values, ref positions } = *tile;
+    let Rows { queries, visible, hidden, scores, records } = rows;
+    let (features, record) = (shape.key_type.padded(shape.key_dim), lines(shape.value_dim));
+    let (first_block, blocks) = (positions.start / LANES, positions.len().div_ceil(LANES));
+    let queries: [&[f32]; R] = from_fn(|r| &queries.as_flattened()[r * features..][..features]);
+    for (i, block) in keys.chunks_exact(shape.key_block()).skip(first_block).take(blocks).enumerate() {
+        let lines = cache::scores(s, shape.key_type, block, queries);
+        for r in 0..R {
+            s.store(lines[r], &mut scores[r * TILE_LINES + i]);
+        }
     }
-    let weights = scores.as_flattened()[..positions.len()].chunks(LANES);
-    for (block, weights) in values.chunks_exact(shape.value_block()).skip(first_block).zip(weights) {
-        cache::add_values(s, shape.value_type, block, weights, sums);
+    let mut factors = [0.0; R];
+    for r in 0..R {
+        let scores = &mut scores[r * TILE_LINES..][..blocks];
+        let state = &mut records[(r + 1) * record - 2..][..2];
+        tile.hide(scores, visible[r], hidden[r]);
+        factors[r] = weigh(s, scores, state.try_into().expect("two lines"));
     }
+    let mut sums = cache::Sums { sums: records, stride: record, lines: record - 2 };
+    sums.scale(s, factors);
+    // Block by block, as they lie: all of a tile's positions for some of the features read no faster.
+    let blocks = values.chunks_exact(shape.value_block()).skip(first_block);
+    for (block, first) in blocks.zip((0..positions.len()).step_by(LANES)) {
+        let last = positions.len().min(first + LANES);
+        let weights: [&[f32]; R] = from_fn(|r| &scores.as_flattened()[r * TILE..][first..last]);
+        cache::add_values::<S, R, C>(s, shape.value_type, block, weights, &mut sums);
+    }
+    R
 }
 
 /// Rows times a tile: `c[row][line] = factor[row] * c[row][line] + sum over k of a[row][k] * b[line][k]`,

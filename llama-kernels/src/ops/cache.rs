@@ -94,36 +94,35 @@ pub(crate) fn widen_values<S: Simd>(
     }
 }
 
-/// The scores of a block for a single row: `q . key` for its sixteen positions, without a detour through
-/// memory. The same sums in the same order as those over [`widen_keys`].
+/// The scores of a block for a few rows: `q . key` for its sixteen positions, without a detour through memory. The
+/// same sums in the same order as those over [`widen_keys`].
 #[inline(always)]
-pub(crate) fn scores<S: Simd>(s: S, kind: KvType, block: &[u8], q: &[f32]) -> S::F {
+pub(crate) fn scores<S: Simd, const R: usize>(s: S, kind: KvType, block: &[u8], q: [&[f32]; R]) -> [S::F; R] {
     match kind {
-        KvType::F32 => float_scores::<S, F32>(s, block, q),
-        KvType::F16 => float_scores::<S, F16>(s, block, q),
-        KvType::BF16 => float_scores::<S, BF16>(s, block, q),
+        KvType::F32 => float_scores::<S, F32, R>(s, block, q),
+        KvType::F16 => float_scores::<S, F16, R>(s, block, q),
+        KvType::BF16 => float_scores::<S, BF16, R>(s, block, q),
         KvType::Q8_0 => {
-            let mut acc = s.splat(0.0);
-            for (group, q) in block.as_chunks::<Q8_BLOCK>().0.iter().zip(q.chunks_exact(GROUP)) {
+            let mut acc = [s.splat(0.0); R];
+            for (i, group) in block.as_chunks::<Q8_BLOCK>().0.iter().enumerate() {
                 let (scales, keys) = split(group);
                 let d = s.load_f16(scales);
-                for (key, q) in keys.iter().zip(q) {
-                    acc = s.fma(s.splat(*q), s.mul(s.to_f32(s.widen_i8(key)), d), acc);
+                for (j, key) in keys.iter().enumerate() {
+                    acc = add_key(s, acc, s.mul(s.to_f32(s.widen_i8(key)), d), &q, i * GROUP + j);
                 }
             }
             acc
         }
         KvType::Q4_0 => {
-            let mut acc = s.splat(0.0);
-            for (group, q) in block.as_chunks::<Q4_BLOCK>().0.iter().zip(q.chunks_exact(GROUP)) {
+            let mut acc = [s.splat(0.0); R];
+            for (i, group) in block.as_chunks::<Q4_BLOCK>().0.iter().enumerate() {
                 let (scales, keys) = split(group);
                 let d = s.load_f16(scales);
-                let (low, high) = q.split_at(GROUP / 2);
-                for (key, q) in keys.iter().zip(low) {
-                    acc = s.fma(s.splat(*q), nibbles(s, key, d).0, acc);
+                for (j, key) in keys.iter().enumerate() {
+                    acc = add_key(s, acc, nibbles(s, key, d).0, &q, i * GROUP + j);
                 }
-                for (key, q) in keys.iter().zip(high) {
-                    acc = s.fma(s.splat(*q), nibbles(s, key, d).1, acc);
+                for (j, key) in keys.iter().enumerate() {
+                    acc = add_key(s, acc, nibbles(s, key, d).1, &q, i * GROUP + GROUP / 2 + j);
                 }
             }
             acc
@@ -132,113 +131,174 @@ pub(crate) fn scores<S: Simd>(s: S, kind: KvType, block: &[u8], q: &[f32]) -> S:
 }
 
 #[inline(always)]
-fn float_scores<S: Simd, B: FloatBlock>(s: S, block: &[u8], q: &[f32]) -> S::F {
-    let mut acc = s.splat(0.0);
-    for (key, q) in B::cast(block).as_chunks::<LANES>().0.iter().zip(q) {
-        acc = s.fma(s.splat(*q), B::widen(s, key), acc);
+fn float_scores<S: Simd, B: FloatBlock, const R: usize>(s: S, block: &[u8], q: [&[f32]; R]) -> [S::F; R] {
+    let mut acc = [s.splat(0.0); R];
+    for (i, key) in B::cast(block).as_chunks::<LANES>().0.iter().enumerate() {
+        acc = add_key(s, acc, B::widen(s, key), &q, i);
     }
     acc
 }
 
-/// Adds the values of a block's first positions to a single row's `sums`, each times its weight. The same
-/// sums in the same order as those over [`widen_values`].
+/// Adds what feature `i` of sixteen keys has to the scores.
 #[inline(always)]
-pub(crate) fn add_values<S: Simd>(
+fn add_key<S: Simd, const R: usize>(
+    s: S,
+    mut acc: [S::F; R],
+    key: S::F,
+    q: &[&[f32]; R],
+    i: usize,
+) -> [S::F; R] {
+    for r in 0..R {
+        acc[r] = s.fma(s.splat(q[r][i]), key, acc[r]);
+    }
+    acc
+}
+
+/// The weighted sums of a few rows.
+pub(crate) struct Sums<'a, const R: usize> {
+    /// For each row `lines` registers, the next row's `stride` further on.
+    pub sums: &'a mut [[f32; LANES]],
+    pub stride: usize,
+    pub lines: usize,
+}
+
+impl<const R: usize> Sums<'_, R> {
+    /// Neighbouring sums of every row.
+    #[inline(always)]
+    fn take<S: Simd, const C: usize>(&self, s: S, line: usize) -> [[S::F; C]; R] {
+        let mut acc = [[s.splat(0.0); C]; R];
+        for r in 0..R {
+            for j in 0..C {
+                // Of a pair, the second may be padding that nobody wants.
+                acc[r][j] = s.load(&self.sums[r * self.stride + (line + j).min(self.lines - 1)]);
+            }
+        }
+        acc
+    }
+
+    /// The inverse.
+    #[inline(always)]
+    fn put<S: Simd, const C: usize>(&mut self, s: S, line: usize, acc: [[S::F; C]; R]) {
+        for r in 0..R {
+            for j in 0..C.min(self.lines - line) {
+                s.store(acc[r][j], &mut self.sums[r * self.stride + line + j]);
+            }
+        }
+    }
+
+    /// Multiplies each row's sums by its factor.
+    #[inline(always)]
+    pub(crate) fn scale<S: Simd>(&mut self, s: S, factors: [f32; R]) {
+        for r in 0..R {
+            for sum in &mut self.sums[r * self.stride..][..self.lines] {
+                s.store(s.mul(s.load(sum), s.splat(factors[r])), sum);
+            }
+        }
+    }
+}
+
+/// Registers of a position's value, each times the row's weight, added to the rows' sums.
+#[inline(always)]
+fn add_value<S: Simd, const R: usize, const C: usize>(
+    s: S,
+    mut acc: [[S::F; C]; R],
+    v: [S::F; C],
+    weights: &[&[f32]; R],
+    at: usize,
+) -> [[S::F; C]; R] {
+    for r in 0..R {
+        let w = s.splat(weights[r][at]);
+        for j in 0..C {
+            acc[r][j] = s.fma(w, v[j], acc[r][j]);
+        }
+    }
+    acc
+}
+
+/// Adds the values of a block's first positions, for which there are weights, to a few rows' sums; floats `C`
+/// registers at a time. The same sums in the same order as those over [`widen_values`].
+#[inline(always)]
+pub(crate) fn add_values<S: Simd, const R: usize, const C: usize>(
     s: S,
     kind: KvType,
     block: &[u8],
-    weights: &[f32],
-    sums: &mut [[f32; LANES]],
+    weights: [&[f32]; R],
+    sums: &mut Sums<'_, R>,
 ) {
     match kind {
-        KvType::F32 => add_floats::<S, F32>(s, block, weights, sums),
-        KvType::F16 => add_floats::<S, F16>(s, block, weights, sums),
-        KvType::BF16 => add_floats::<S, BF16>(s, block, weights, sums),
+        KvType::F32 => add_floats::<S, F32, R, C>(s, block, weights, sums),
+        KvType::F16 => add_floats::<S, F16, R, C>(s, block, weights, sums),
+        KvType::BF16 => add_floats::<S, BF16, R, C>(s, block, weights, sums),
         KvType::Q8_0 => {
-            for (group, sums) in block.as_chunks::<Q8_BLOCK>().0.iter().zip(sums.chunks_mut(2)) {
+            for (group, line) in block.as_chunks::<Q8_BLOCK>().0.iter().zip((0..).step_by(2)) {
                 let (scales, values) = split(group);
                 let mut d = [0.0; LANES];
                 s.store(s.load_f16(scales), &mut d);
-                let mut acc = both(s, sums);
-                for ((x, d), w) in values.as_chunks::<2>().0.iter().zip(&d).zip(weights) {
-                    let (w, d) = (s.splat(*w), s.splat(*d));
-                    acc.0 = s.fma(w, s.mul(s.to_f32(s.widen_i8(&x[0])), d), acc.0);
-                    acc.1 = s.fma(w, s.mul(s.to_f32(s.widen_i8(&x[1])), d), acc.1);
+                let mut acc = sums.take::<S, 2>(s, line);
+                let rows = values.as_chunks::<2>().0.iter().zip(&d).take(weights[0].len());
+                for (at, (x, d)) in rows.enumerate() {
+                    let d = s.splat(*d);
+                    let v = [s.mul(s.to_f32(s.widen_i8(&x[0])), d), s.mul(s.to_f32(s.widen_i8(&x[1])), d)];
+                    acc = add_value(s, acc, v, &weights, at);
                 }
-                put(s, acc, sums);
+                sums.put(s, line, acc);
             }
         }
         KvType::Q4_0 => {
-            for (group, sums) in block.as_chunks::<Q4_BLOCK>().0.iter().zip(sums.chunks_mut(2)) {
+            for (group, line) in block.as_chunks::<Q4_BLOCK>().0.iter().zip((0..).step_by(2)) {
                 let (scales, values) = split(group);
                 let mut d = [0.0; LANES];
                 s.store(s.load_f16(scales), &mut d);
-                let mut acc = both(s, sums);
-                for ((x, d), w) in values.iter().zip(&d).zip(weights) {
+                let mut acc = sums.take::<S, 2>(s, line);
+                for (at, (x, d)) in values.iter().zip(&d).take(weights[0].len()).enumerate() {
                     let (low, high) = nibbles(s, x, s.splat(*d));
-                    acc.0 = s.fma(s.splat(*w), low, acc.0);
-                    acc.1 = s.fma(s.splat(*w), high, acc.1);
+                    acc = add_value(s, acc, [low, high], &weights, at);
                 }
-                put(s, acc, sums);
+                sums.put(s, line, acc);
             }
         }
     }
 }
 
 #[inline(always)]
-fn add_floats<S: Simd, B: FloatBlock>(s: S, block: &[u8], weights: &[f32], sums: &mut [[f32; LANES]]) {
+fn add_floats<S: Simd, B: FloatBlock, const R: usize, const C: usize>(
+    s: S,
+    block: &[u8],
+    weights: [&[f32]; R],
+    sums: &mut Sums<'_, R>,
+) {
     let (values, _) = B::cast(block).as_chunks::<LANES>();
-    let lines = values.len() / LANES;
     let mut line = 0;
-    for sums in sums.chunks_mut(4) {
-        if let Ok(sums) = <&mut [_; 4]>::try_from(&mut *sums) {
-            add_lines::<S, B, 4>(s, &values[line..], lines, weights, sums);
+    while line < sums.lines {
+        if line + C <= sums.lines {
+            add_lines::<S, B, R, C>(s, &values[line..], weights, sums, line);
+            line += C;
         } else {
-            for (i, sum) in sums.iter_mut().enumerate() {
-                add_lines::<S, B, 1>(s, &values[line + i..], lines, weights, std::array::from_mut(sum));
-            }
+            add_lines::<S, B, R, 1>(s, &values[line..], weights, sums, line);
+            line += 1;
         }
-        line += 4;
     }
 }
 
-/// `C` neighbouring registers of each row, which has `lines` of them.
+/// `C` neighbouring registers of each value.
 #[inline(always)]
-fn add_lines<S: Simd, B: FloatBlock, const C: usize>(
+fn add_lines<S: Simd, B: FloatBlock, const R: usize, const C: usize>(
     s: S,
     values: &[[B; LANES]],
-    lines: usize,
-    weights: &[f32],
-    sums: &mut [[f32; LANES]; C],
+    weights: [&[f32]; R],
+    sums: &mut Sums<'_, R>,
+    line: usize,
 ) {
-    let mut acc = [s.splat(0.0); C];
-    for j in 0..C {
-        acc[j] = s.load(&sums[j]);
-    }
-    for (x, w) in values.chunks(lines).zip(weights) {
-        let x: &[[B; LANES]; C] = x.first_chunk().expect("a row has more registers");
+    let mut acc = sums.take::<S, C>(s, line);
+    for (at, row) in values.chunks(sums.lines).take(weights[0].len()).enumerate() {
+        let row: &[[B; LANES]; C] = row.first_chunk().expect("a row has more registers");
+        let mut v = [s.splat(0.0); C];
         for j in 0..C {
-            acc[j] = s.fma(s.splat(*w), B::widen(s, &x[j]), acc[j]);
+            v[j] = B::widen(s, &row[j]);
         }
+        acc = add_value(s, acc, v, &weights, at);
     }
-    for j in 0..C {
-        s.store(acc[j], &mut sums[j]);
-    }
-}
-
-/// Two registers of sums, of which the second may be padding that nobody wants.
-#[inline(always)]
-fn both<S: Simd>(s: S, sums: &[[f32; LANES]]) -> (S::F, S::F) {
-    (s.load(&sums[0]), s.load(sums.last().expect("one register at least")))
-}
-
-/// The inverse of [`both`].
-#[inline(always)]
-fn put<S: Simd>(s: S, (low, high): (S::F, S::F), sums: &mut [[f32; LANES]]) {
-    s.store(low, &mut sums[0]);
-    if let Some(sum) = sums.get_mut(1) {
-        s.store(high, sum);
-    }
+    sums.put(s, line, acc);
 }
 
 /// A quantized block's scales, and its sixteens of bytes.
