@@ -6,7 +6,7 @@
 mod chat;
 mod downloads;
 
-pub(crate) use crate::compute::Compute;
+pub(crate) use crate::compute::{Compute, Placement};
 pub(crate) use chat::{Chat, Settings};
 pub(crate) use downloads::{Completions, Models, Remove};
 
@@ -316,12 +316,14 @@ pub(crate) struct Bench {
     pub(crate) cache_type_v: Vec<KvType>,
     #[command(flatten)]
     pub(crate) rope: Rope,
-    /// Threads [default: the physical cores that this process may use]
+    /// Threads [default: the physical cores that this process may use, of a hybrid processor the performance cores]
     #[arg(short, long, value_name = "LIST", value_parser = list(1..=Cpu::MAX_THREADS as u32))]
     pub(crate) threads: Vec<List>,
     /// Instruction sets; all: each that this machine has [default: the best of them]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) isa: Vec<String>,
+    #[command(flatten)]
+    pub(crate) placement: Placement,
     /// Repetitions, after one that does not count
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repetitions: u32,

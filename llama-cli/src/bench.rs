@@ -30,7 +30,7 @@ use crate::list::List;
 use crate::output::{label, note, printable};
 use crate::{demo, interrupt, load, machine};
 use llama_core::{Model, Options, Plan};
-use llama_kernels::{Cpu, CpuOptions, available, default_threads};
+use llama_kernels::{Cpu, CpuOptions, available};
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -73,7 +73,7 @@ fn settings(args: &Bench) -> Result<Vec<Setting>, Failure> {
     let known = |isa| Ok(Cpu::new(&CpuOptions { threads: Some(1), isa, ..CpuOptions::default() })?.isa());
     let isas: Vec<&'static str> = isas.into_iter().map(known).collect::<Result<_, Failure>>()?;
     let threads = match &args.threads[..] {
-        [] => vec![default_threads()],
+        [] => vec![args.placement.default_threads()],
         lists => List::flat(lists).into_iter().map(|n| n as usize).collect(),
     };
     let mut settings = Vec::new();
@@ -83,7 +83,8 @@ fn settings(args: &Bench) -> Result<Vec<Setting>, Failure> {
                 for &type_v in &args.cache_type_v {
                     for &isa in &isas {
                         for &threads in &threads {
-                            settings.push(Setting { batch, ubatch, type_k, type_v, isa, threads });
+                            let placement = args.placement.clone();
+                            settings.push(Setting { batch, ubatch, type_k, type_v, isa, threads, placement });
                         }
                     }
                 }
@@ -154,12 +155,7 @@ impl Measurement<'_> {
         report: &mut Report,
     ) -> Result<(), Failure> {
         let Some(context) = tests.iter().map(|test| test.context()).max() else { return Ok(()) };
-        let cpu = CpuOptions {
-            threads: Some(setting.threads),
-            isa: Some(setting.isa.into()),
-            ..CpuOptions::default()
-        };
-        let cpu = Arc::new(Cpu::new(&cpu)?);
+        let cpu = setting.placement.cpu(setting.threads, Some(setting.isa))?;
         let options = options(setting)
             .rope(self.args.rope.options())
             .context(context)
@@ -180,7 +176,7 @@ impl Measurement<'_> {
                 test.warm_up().sample(&mut session, batch)?;
             }
             let (cache, memory) = (machine::last_level_cache(), self.memory(model));
-            let mut canary = Canary::new(memory, setting.threads);
+            let mut canary = Canary::new(memory, &cpu);
             let mut samples = Vec::new();
             for repetition in 0..self.args.repetitions {
                 self.progress(test, format_args!("repetition {}/{}", repetition + 1, self.args.repetitions));
@@ -192,7 +188,7 @@ impl Measurement<'_> {
                 samples.push(test.sample(&mut session, batch)?);
             }
             canary.sing();
-            let ceiling = canary.ceiling(&cpu);
+            let ceiling = canary.ceiling();
             let recorded = if self.args.roofline || self.args.plot.is_some() {
                 depth.go_to(&mut session, test.depth)?;
                 cpu.record();

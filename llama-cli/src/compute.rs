@@ -16,6 +16,13 @@ pub(crate) struct Compute {
     /// Instruction set [default: the best that this machine has]
     #[arg(long, value_name = "NAME")]
     pub(crate) isa: Option<String>,
+    #[command(flatten)]
+    pub(crate) placement: Placement,
+}
+
+/// Where threads run, and before whom.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Placement {
     /// Processors to run on, as the bits of a hexadecimal number; on Linux, elsewhere the system alone decides, as it
     /// does about --cpu-range, --cpu-strict and --prio [default: the performance cores]
     #[arg(short = 'C', long, value_name = "HEX", conflicts_with = "cpu_range", value_parser = mask)]
@@ -56,7 +63,7 @@ impl FromStr for Threads {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Prio {
     #[value(alias = "-1")]
-    Low,
+    Low = -1,
     #[value(alias = "0")]
     Normal,
     #[value(alias = "1")]
@@ -72,10 +79,23 @@ impl Compute {
             Threads::Auto if machine::on_battery() => default_threads().div_ceil(2),
             Threads::Auto => default_threads(),
         });
-        let processors = self.cpu_mask.clone().or_else(|| self.cpu_range.clone());
-        // Without a number, no more threads than there are processors for them.
-        let most = |set: &Processors| default_threads().min(set.numbers().len());
-        let threads = threads.or_else(|| processors.as_ref().map(most));
+        self.placement.cpu(threads.unwrap_or_else(|| self.placement.default_threads()), self.isa.as_deref())
+    }
+}
+
+impl Placement {
+    /// The processors that are named, if any are.
+    pub(crate) fn processors(&self) -> Option<&Processors> {
+        self.cpu_mask.as_ref().or(self.cpu_range.as_ref())
+    }
+
+    /// Without a number of threads, no more than there are processors for them.
+    pub(crate) fn default_threads(&self) -> usize {
+        self.processors().map_or(usize::MAX, |set| set.numbers().len()).min(default_threads())
+    }
+
+    /// So many threads, placed like this.
+    pub(crate) fn cpu(&self, threads: usize, isa: Option<&str>) -> Result<Arc<Cpu>, Failure> {
         let priority = match self.prio {
             Prio::Low => Priority::Low,
             Prio::Normal => Priority::Normal,
@@ -83,7 +103,9 @@ impl Compute {
             Prio::High => Priority::High,
         };
         let strict = self.cpu_strict == 1;
-        Ok(Arc::new(Cpu::new(&CpuOptions { threads, isa: self.isa.clone(), processors, strict, priority })?))
+        let processors = self.processors().cloned();
+        let (threads, isa) = (Some(threads), isa.map(str::to_owned));
+        Ok(Arc::new(Cpu::new(&CpuOptions { threads, isa, processors, strict, priority })?))
     }
 }
 

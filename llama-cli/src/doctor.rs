@@ -23,7 +23,7 @@ const CLOCKS: usize = 5;
 pub(crate) fn doctor(args: &Doctor) -> Result<(), Failure> {
     let cpu = args.compute.cpu()?;
     let facts = Facts::gather(cpu.threads(), cpu.isa());
-    let rates = Rates::measure(&facts);
+    let rates = cpu.beside(|| Rates::measure(&facts));
     let expectations = expect::all(rates.memory, rates.engines(&facts), facts.free());
     let advice = advice(&facts, &rates, &expectations);
     if args.json {

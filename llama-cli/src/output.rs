@@ -2,8 +2,9 @@
 
 use crate::failure::Failure;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::NamedTempFile;
 
@@ -22,19 +23,41 @@ pub(crate) fn shows_progress() -> bool {
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// An empty file beside `path`, which is to become it; removed when it is dropped.
-pub(crate) fn temporary(path: &Path, prefix: &str) -> io::Result<NamedTempFile> {
-    // `parent` of a bare name is the empty path.
-    let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix).suffix(".part");
-    #[cfg(unix)]
-    {
-        // Less the umask, as for any other file; the default is for secrets.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
+/// A file that has another name beside its own until it is whole; removed when it is dropped before. Its errors name
+/// what the user has named.
+pub(crate) struct Pending {
+    path: PathBuf,
+    file: NamedTempFile,
+}
+
+impl Pending {
+    /// Sees that there is a place for the file.
+    pub(crate) fn new(path: &Path, prefix: &str) -> Result<Pending, Failure> {
+        // `parent` of a bare name is the empty path.
+        let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut builder = tempfile::Builder::new();
+        // Opened as any other file: tempfile's own way is for secrets, and puts its name into the error.
+        let file = match path.is_dir() {
+            true => Err(io::ErrorKind::IsADirectory.into()),
+            false => builder.prefix(prefix).suffix(".part").make_in(directory, |path| File::create_new(path)),
+        };
+        Ok(Pending { path: path.to_owned(), file: file.map_err(|e| unwritable(path, e))? })
     }
-    builder.tempfile_in(directory)
+
+    pub(crate) fn write(&mut self, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Failure> {
+        write(self.file.as_file_mut()).map_err(|e| unwritable(&self.path, e))
+    }
+
+    /// Gives the file its name, also if another has it where that is to be replaced.
+    pub(crate) fn keep(self, replace: bool) -> Result<(), Failure> {
+        let persist = if replace { NamedTempFile::persist } else { NamedTempFile::persist_noclobber };
+        persist(self.file, &self.path).map(drop).map_err(|e| unwritable(&self.path, e.error))
+    }
+}
+
+/// Why a file was not written.
+pub(crate) fn unwritable(path: &Path, source: io::Error) -> Failure {
+    Failure::File { action: "write", path: path.to_owned(), source }
 }
 
 /// Writes to standard output, at once.

@@ -6,35 +6,35 @@
 use crate::args::Synth as Args;
 use crate::failure::Failure;
 use crate::interrupt;
-use crate::output::{note, shows_progress, temporary};
+use crate::output::{Pending, note, shows_progress, unwritable};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use llama_core::synth::{Shape, Spec, Synth};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tempfile::NamedTempFile;
 
 pub(crate) fn synth(args: &Args) -> Result<(), Failure> {
-    let failed = |source| Failure::File { action: "write", path: args.output.clone(), source };
     if !args.force && args.output.symlink_metadata().is_ok() {
-        return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "it exists (--force replaces it)")));
+        let exists = io::Error::new(io::ErrorKind::AlreadyExists, "it exists (--force replaces it)");
+        return Err(unwritable(&args.output, exists));
     }
     let layers = args.layers.map_or(args.shape.layers, |layers| layers as usize);
     let shape = Shape { layers, ..args.shape.of(args.arch) };
     let model = Synth::new(&Spec { shape, format: args.format, seed: args.seed })?;
 
     let cancel = interrupt::watch()?;
-    let mut file = temporary(&args.output, ".llama-synth-").map_err(failed)?;
+    let mut file = Pending::new(&args.output, ".llama-synth-")?;
     let bar = progress_bar(model.file_bytes());
-    let out = Cancellable { out: file.as_file_mut(), cancel: cancel.clone() };
-    let result = model.write(out, |written| bar.set_position(written)).map(drop);
+    let result = file.write(|file| {
+        let out = Cancellable { out: file, cancel: cancel.clone() };
+        model.write(out, |written| bar.set_position(written)).map(drop)
+    });
     bar.finish_and_clear();
     if cancel.load(Ordering::Relaxed) {
         return Err(Failure::Interrupted);
     }
-    result.map_err(failed)?;
-    let persist = if args.force { NamedTempFile::persist } else { NamedTempFile::persist_noclobber };
-    persist(file, &args.output).map_err(|e| failed(e.error))?;
+    result?;
+    file.keep(args.force)?;
     note(format_args!("wrote {}: {} bytes", args.output.display(), model.file_bytes()));
     Ok(())
 }

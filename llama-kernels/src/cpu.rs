@@ -26,8 +26,10 @@ use crate::matrix::Matrix;
 use crate::ops::pack::Panel;
 use crate::ops::push::{Push, Role};
 use crate::ops::rope::Pairs;
+use crate::placement::Placement;
 use crate::simd::{LANES, SPAN};
 use crate::team::{Pool, Team};
+use std::panic::resume_unwind;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Threads and an instruction set: what a model runs on. Sessions may share one; they take turns.
@@ -38,6 +40,7 @@ pub struct Cpu {
     shared: Mutex<Shared>,
     /// What operations cost, while that is recorded.
     profile: Mutex<Option<Profile>>,
+    placement: Placement,
 }
 
 impl std::fmt::Debug for Cpu {
@@ -70,10 +73,10 @@ impl Cpu {
             None => backend::best(),
             Some(name) => backend::by_name(name).ok_or_else(|| CpuError::Isa(name.clone()))?,
         };
-        let pool =
-            Pool::new(threads, options.placement(threads)).map_err(|e| CpuError::Pool(e.to_string()))?;
+        let placement = options.placement(threads);
+        let pool = Pool::new(threads, placement.clone()).map_err(|e| CpuError::Pool(e.to_string()))?;
         let workers = (0..threads).map(|_| Mutex::default()).collect();
-        Ok(Cpu { pool, backend, workers, shared: Mutex::default(), profile: Mutex::default() })
+        Ok(Cpu { pool, backend, workers, shared: Mutex::default(), profile: Mutex::default(), placement })
     }
 
     /// Worker threads.
@@ -99,6 +102,21 @@ impl Cpu {
             }
             graph(&Ops { team, cpu: self, deterministic, profile })
         })
+    }
+
+    /// Runs `work` where the threads may run, with their priority: on a thread of its own, whose threads inherit both.
+    ///
+    /// # Panics
+    /// If `work` does, or the system cannot start the thread.
+    pub fn beside<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        if self.placement.is_plain() {
+            return work();
+        }
+        let placed = || {
+            self.placement.apply_to_another();
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(placed).join()).unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Bytes of scratch that batches of `tokens` tokens with at most `cols` features make a `Cpu` hold.

@@ -86,6 +86,11 @@ impl Placement {
         }
         system::prioritise(self.priority);
     }
+
+    /// Places the calling thread, which is none of the workers, wherever one of them may run.
+    pub(crate) fn apply_to_another(&self) {
+        Placement { strict: false, ..self.clone() }.apply(0);
+    }
 }
 
 #[cfg(target_os = "linux")]

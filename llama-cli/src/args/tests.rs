@@ -58,9 +58,23 @@ fn what_llama_bench_has_for_other_machines_is_refused() {
         &["-ctk", "q9"],
         &["-o", "xml"],
         &["--delay", "-1"],
+        &["-C", "0"],
+        &["-C", "xyz"],
+        &["-Cr", "3-1"],
+        &["-C", "1", "-Cr", "0-1"],
+        &["--cpu-strict", "2"],
+        &["--prio", "best"],
     ] {
         assert!(bench(bad).is_err(), "{bad:?}");
     }
+}
+
+#[test]
+fn threads_are_placed_by_the_same_flags_everywhere() {
+    let args = ["-C", "0x15", "--cpu-strict", "1", "--prio", "2"];
+    let (run, bench) = (run(&args).unwrap().generation.compute.placement, bench(&args).unwrap().placement);
+    assert_eq!(bench.processors().unwrap().numbers(), [0, 2, 4]);
+    assert_eq!(run, bench);
 }
 
 #[test]

@@ -170,21 +170,24 @@ impl Ceiling {
 /// Watches the machine while something is measured.
 pub(super) struct Canary<'a> {
     memory: &'a [u8],
-    threads: usize,
+    cpu: &'a Cpu,
     clock: Vec<f64>,
     stream: Vec<f64>,
 }
 
 impl<'a> Canary<'a> {
     /// `memory` is what no cache holds.
-    pub(super) fn new(memory: &'a [u8], threads: usize) -> Canary<'a> {
-        Canary { memory, threads, clock: Vec::new(), stream: Vec::new() }
+    pub(super) fn new(memory: &'a [u8], cpu: &'a Cpu) -> Canary<'a> {
+        Canary { memory, cpu, clock: Vec::new(), stream: Vec::new() }
     }
 
     /// Takes 20 milliseconds.
     pub(super) fn sing(&mut self) {
-        self.clock.push(limits::clock(self.threads, LOOP));
-        self.stream.push(limits::stream(self.memory, self.threads, STREAM));
+        let (memory, threads) = (self.memory, self.cpu.threads());
+        let (clock, stream) =
+            self.cpu.beside(|| (limits::clock(threads, LOOP), limits::stream(memory, threads, STREAM)));
+        self.clock.push(clock);
+        self.stream.push(stream);
     }
 
     /// How much the machine's clock and the speed of its memory changed, as shares of their medians.
@@ -193,15 +196,16 @@ impl<'a> Canary<'a> {
     }
 
     /// The machine's limits, with the best bandwidth that was seen.
-    pub(super) fn ceiling(&self, cpu: &Cpu) -> Ceiling {
-        let (isa, threads) = (cpu.isa(), cpu.threads());
-        Ceiling {
-            bandwidth: figures::max(&self.stream),
+    pub(super) fn ceiling(&self) -> Ceiling {
+        let (isa, threads) = (self.cpu.isa(), self.cpu.threads());
+        let bandwidth = figures::max(&self.stream);
+        self.cpu.beside(|| Ceiling {
+            bandwidth,
             integers: limits::integer_peak(isa, threads, PEAK),
             tiles: limits::tile_peak(isa, threads, PEAK),
             pairs: limits::pair_peak(isa, threads, PEAK),
             floats: limits::float_peak(isa, threads, PEAK),
-        }
+        })
     }
 }
 

@@ -16,10 +16,9 @@ use super::figures;
 use super::row::Row;
 use super::run::Test;
 use crate::failure::Failure;
-use crate::output::temporary;
-use std::io::{self, Write};
+use crate::output::Pending;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 
 const WIDTH: f64 = 900.0;
 const MARGIN: f64 = 28.0;
@@ -35,31 +34,25 @@ fn is(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
-/// A file that will hold the picture; until then it has another name.
+/// A file that will hold the picture.
 pub(super) struct Plot {
-    path: PathBuf,
-    file: NamedTempFile,
+    file: Pending,
+    /// Whether it is a page.
+    html: bool,
 }
 
 impl Plot {
     /// Sees before anything is measured that there is a place for it.
     pub(super) fn new(path: &Path) -> Result<Plot, Failure> {
-        let file = temporary(path, ".llama-plot-").map_err(|e| failed(path, e))?;
-        Ok(Plot { path: path.to_owned(), file })
+        Ok(Plot { file: Pending::new(path, ".llama-plot-")?, html: is(path, "html") })
     }
 
     pub(super) fn write(mut self, rows: &[Row]) -> Result<(), Failure> {
         let svg = picture(rows);
-        let text = if is(&self.path, "html") { page(&svg) } else { svg };
-        let written = self.file.write_all(text.as_bytes());
-        written.and_then(|()| self.file.flush()).map_err(|e| failed(&self.path, e))?;
-        self.file.persist(&self.path).map_err(|e| failed(&self.path, e.error))?;
-        Ok(())
+        let text = if self.html { page(&svg) } else { svg };
+        self.file.write(|file| file.write_all(text.as_bytes()))?;
+        self.file.keep(true)
     }
-}
-
-fn failed(path: &Path, source: io::Error) -> Failure {
-    Failure::File { action: "write", path: path.to_owned(), source }
 }
 
 fn page(svg: &str) -> String {

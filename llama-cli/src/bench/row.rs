@@ -4,7 +4,8 @@ use super::ceiling::{Ceiling, Work};
 use super::figures;
 use super::roofline::Recorded;
 use super::run::{Sample, Test};
-use llama_kernels::KvType;
+use crate::args::Placement;
+use llama_kernels::{KvType, Processors};
 use serde_json::{Value, json};
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -31,6 +32,7 @@ pub(super) struct Setting {
     pub(super) type_v: KvType,
     pub(super) isa: &'static str,
     pub(super) threads: usize,
+    pub(super) placement: Placement,
 }
 
 /// What came out.
@@ -129,6 +131,9 @@ fields! {
     "n_batch" INTEGER |row| json!(row.setting.batch);
     "n_ubatch" INTEGER |row| json!(row.setting.ubatch);
     "n_threads" INTEGER |row| json!(row.setting.threads);
+    "cpu_mask" TEXT |row| json!(mask(row.setting.placement.processors()));
+    "cpu_strict" INTEGER |row| json!(row.setting.placement.cpu_strict);
+    "prio" INTEGER |row| json!(row.setting.placement.prio as i8);
     "type_k" TEXT |row| json!(row.setting.type_k.name());
     "type_v" TEXT |row| json!(row.setting.type_v.name());
     "n_prompt" INTEGER |row| json!(row.test.prompt);
@@ -164,6 +169,15 @@ fields! {
 
 fn totals(row: &Row) -> Vec<f64> {
     row.samples.iter().map(|sample| sample.total).collect()
+}
+
+/// The bits of a hexadecimal number, as llama-bench writes them; `0x0` for none.
+fn mask(processors: Option<&Processors>) -> String {
+    let numbers = processors.map_or(&[][..], Processors::numbers);
+    let digits = numbers.last().map_or(0, |last| last / 4) + 1;
+    let digit = |i: usize| numbers.iter().filter(|&n| n / 4 == i).map(|n| 1 << (n % 4)).sum::<u32>();
+    let digits = (0..digits).rev().filter_map(|i| char::from_digit(digit(i), 16));
+    format!("0x{}", digits.collect::<String>())
 }
 
 fn ns(seconds: f64) -> u64 {
@@ -208,6 +222,13 @@ mod tests {
         assert_eq!(rfc3339(1_709_251_199), "2024-02-29T23:59:59Z");
         assert_eq!(rfc3339(1_735_689_599), "2024-12-31T23:59:59Z");
         assert_eq!(rfc3339(4_102_444_800), "2100-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn masks() {
+        let of = |numbers: &[usize]| mask(Processors::new(numbers.iter().copied()).as_ref());
+        assert_eq!((of(&[]).as_str(), of(&[0]).as_str()), ("0x0", "0x1"));
+        assert_eq!((of(&[0, 2, 4]).as_str(), of(&[3, 67]).as_str()), ("0x15", "0x80000000000000008"));
     }
 
     #[test]

@@ -120,6 +120,68 @@ fn several_models_threads_and_instruction_sets() {
     }
 }
 
+/// `Cpus_allowed_list` and the nice value of each thread of a process that computes.
+#[cfg(target_os = "linux")]
+fn workers(process: u32) -> Vec<(String, String)> {
+    let read = |task: &std::path::Path, name: &str| fs::read_to_string(task.join(name)).unwrap_or_default();
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten().map(|task| task.path());
+    let workers = tasks.filter(|task| read(task, "comm").starts_with("llama-"));
+    let placed = workers.filter_map(|task| {
+        let (status, stat) = (read(&task, "status"), read(&task, "stat"));
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        // The nineteenth field, counted from behind the name in parentheses, which is the second.
+        let nice = stat.rsplit_once(')')?.1.split_whitespace().nth(16)?;
+        Some((list.trim().to_owned(), nice.to_owned()))
+    });
+    placed.collect()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn threads_run_where_the_flags_say_also_if_they_are_more_than_the_processors() {
+    let fixture = Fixture::new();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    let last: u32 = allowed.trim().rsplit([',', '-']).next().unwrap().parse().unwrap();
+    let (mask, range) = (format!("{:x}", 1u128 << last), format!("{last}-{last}"));
+    for (threads, flags) in [("1", ["-C", &mask, "--prio", "low"]), ("3", ["-Cr", &range, "--prio", "-1"])] {
+        // It waits before the first test, with its threads in place.
+        let more = ["bench", "-m", &fixture.model, "-t", threads, "--delay", "600"];
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("llama"));
+        let mut bench = command.args(more).args(flags).stdout(std::process::Stdio::null()).spawn().unwrap();
+        let expected = vec![(last.to_string(), "10".to_owned()); threads.parse().unwrap()];
+        let clock = std::time::Instant::now();
+        let mut found = workers(bench.id());
+        while found != expected && clock.elapsed().as_secs() < 60 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            found = workers(bench.id());
+        }
+        bench.kill().unwrap();
+        bench.wait().unwrap();
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn rows_tell_where_threads_ran_and_a_mask_bounds_their_default() {
+    let fixture = Fixture::new();
+    let of = |more: &[&str]| {
+        let base = ["bench", "-m", &fixture.model, "-p", "0", "-n", "2", "-r", "1", "-o", "json"];
+        let rows: Value = serde_json::from_str(&stdout(&[&base[..], more].concat())).unwrap();
+        rows.as_array().unwrap().clone()
+    };
+    let rows = of(&["-Cr", "0-0", "--cpu-strict", "1", "-t", "1,3"]);
+    assert_eq!(rows.len(), 2);
+    for (row, threads) in rows.iter().zip([1, 3]) {
+        assert_eq!((&row["n_threads"], &row["cpu_mask"]), (&threads.into(), &"0x1".into()));
+        assert_eq!((&row["cpu_strict"], &row["prio"]), (&1.into(), &0.into()));
+        assert!(row["bandwidth"].as_f64().unwrap() > 0.0 && row["avg_ts"].as_f64().unwrap() > 0.0);
+    }
+    let row = of(&["-C", "1", "--prio", "low"]).remove(0);
+    assert_eq!((&row["n_threads"], &row["prio"]), (&1.into(), &(-1).into()));
+    assert_eq!(of(&["-t", "1"])[0]["cpu_mask"], "0x0");
+}
+
 #[test]
 fn json_holds_every_figure() {
     let fixture = Fixture::new();

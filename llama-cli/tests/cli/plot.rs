@@ -110,5 +110,11 @@ fn a_name_that_says_not_what_to_draw_is_a_wrong_flag() {
 fn no_place_for_the_picture_is_an_error_before_anything_is_measured() {
     let fixture = Fixture::new();
     let output = output(&["bench", "-m", &fixture.model, "--plot", "no/such/folder/a.svg"]);
-    assert_refused(&output, "cannot write no/such/folder/a.svg");
+    assert_refused(&output, "cannot write no/such/folder/a.svg: ");
+    // The path once, and no other.
+    assert!(stderr(&output).matches(['/', '\\']).count() == 3, "{}", stderr(&output));
+    let folder = fixture.path("folder.svg");
+    fs::create_dir(&folder).unwrap();
+    let folder = folder.to_str().unwrap();
+    assert_refused(&crate::fixture::output(&["bench", "-m", &fixture.model, "--plot", folder]), folder);
 }
