@@ -167,10 +167,10 @@ impl<const R: usize> Sums<'_, R> {
     #[inline(always)]
     fn take<S: Simd, const C: usize>(&self, s: S, line: usize) -> [[S::F; C]; R] {
         let mut acc = [[s.splat(0.0); C]; R];
-        for r in 0..R {
-            for j in 0..C {
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (j, acc) in acc.iter_mut().enumerate() {
                 // Of a pair, the second may be padding that nobody wants.
-                acc[r][j] = s.load(&self.sums[r * self.stride + (line + j).min(self.lines - 1)]);
+                *acc = s.load(&self.sums[r * self.stride + (line + j).min(self.lines - 1)]);
             }
         }
         acc
@@ -179,9 +179,9 @@ impl<const R: usize> Sums<'_, R> {
     /// The inverse.
     #[inline(always)]
     fn put<S: Simd, const C: usize>(&mut self, s: S, line: usize, acc: [[S::F; C]; R]) {
-        for r in 0..R {
-            for j in 0..C.min(self.lines - line) {
-                s.store(acc[r][j], &mut self.sums[r * self.stride + line + j]);
+        for (r, acc) in acc.into_iter().enumerate() {
+            for (j, acc) in acc.into_iter().enumerate().take(self.lines - line) {
+                s.store(acc, &mut self.sums[r * self.stride + line + j]);
             }
         }
     }
@@ -189,9 +189,9 @@ impl<const R: usize> Sums<'_, R> {
     /// Multiplies each row's sums by its factor.
     #[inline(always)]
     pub(crate) fn scale<S: Simd>(&mut self, s: S, factors: [f32; R]) {
-        for r in 0..R {
+        for (r, factor) in factors.into_iter().enumerate() {
             for sum in &mut self.sums[r * self.stride..][..self.lines] {
-                s.store(s.mul(s.load(sum), s.splat(factors[r])), sum);
+                s.store(s.mul(s.load(sum), s.splat(factor)), sum);
             }
         }
     }
