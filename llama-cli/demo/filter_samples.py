@@ -2,10 +2,9 @@
 
     python3 filter_samples.py TINYSTORIES.txt RAW.txt... OUT.txt
 
-A story is kept if it stays on its subject (who or what it begins with comes again, and no crowd
-of names with it), does not go round in circles, and shares no twenty words in a row with any other
-text, sampled or real: not one copy of such a passage stays, so what is told over and over is learned from no text of
-the training that could be recited.
+A story is kept if it stays on its subject (who or what it begins with comes again, and no crowd of names with it), does
+not go round in circles, and shares no twenty words in a row with any other text, sampled or real. Of such a passage not
+even one copy stays: what the teacher tells over and over is what the student would recite.
 """
 
 import collections

@@ -30,8 +30,6 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         loop {
             let line = next.fetch_add(1, Ordering::Relaxed);
             let Some(text) = lines.get(line) else { return Ok(()) };
-            session.clear();
-            session.push(text.as_str())?;
             let mut sampler = Sampler::new(line as u64).temperature(temperature);
             let mut tokens: Vec<Token> =
                 vocabulary.bos().into_iter().chain(vocabulary.encode_text(text)).collect();

@@ -4,6 +4,7 @@
 //! computed whole by one worker, in an order that does not depend on the number of workers.
 
 mod attention;
+mod beside;
 mod cut;
 mod experts;
 mod heads;
@@ -29,7 +30,6 @@ use crate::ops::rope::Pairs;
 use crate::placement::Placement;
 use crate::simd::{LANES, SPAN};
 use crate::team::{Pool, Team};
-use std::panic::resume_unwind;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Threads and an instruction set: what a model runs on. Sessions may share one; they take turns.
@@ -102,21 +102,6 @@ impl Cpu {
             }
             graph(&Ops { team, cpu: self, deterministic, profile })
         })
-    }
-
-    /// Runs `work` where the threads may run, with their priority: on a thread of its own, whose threads inherit both.
-    ///
-    /// # Panics
-    /// If `work` does, or the system cannot start the thread.
-    pub fn beside<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        if self.placement.is_plain() {
-            return work();
-        }
-        let placed = || {
-            self.placement.apply_to_another();
-            work()
-        };
-        std::thread::scope(|scope| scope.spawn(placed).join()).unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Bytes of scratch that batches of `tokens` tokens with at most `cols` features make a `Cpu` hold.

@@ -378,8 +378,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     fn strided<const STRIDE: usize>(self, x: &[[u8; STRIDE]; 8], half: usize) -> Self::I {
         const { assert!(STRIDE.is_multiple_of(2), "whole words") };
         const { assert!(STRIDE > 16 && 8 * STRIDE <= 3 * STRIPE, "three registers") };
-        let at = [[0, STRIPE], [STRIPE, 8 * STRIDE - STRIPE]];
-        let index = const {
+        let (at, index) = const {
             let at = [[0, STRIPE], [STRIPE, 8 * STRIDE - STRIPE]];
             let (mut index, mut i) = ([[0u16; 32]; 2], 0);
             while i < 64 {
@@ -389,7 +388,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
                 index[i / 32][i % 32] = word as u16;
                 i += 1;
             }
-            index
+            (at, index)
         };
         let register = |at: usize| x.as_flattened()[at..].first_chunk().expect("a register");
         let [first, second] = at[half];
@@ -555,20 +554,19 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         if !STRIDE.is_multiple_of(2) || 3 * STRIDE + 2 > STRIPE {
             return self.floats8_f16(std::array::from_fn(|i| [x[i][0], x[i][1]]));
         }
-        // The registers that `strided` reads, if they hold all.
-        let second = const { if 7 * STRIDE + 2 <= 2 * STRIPE { STRIPE } else { 4 * STRIDE } };
-        let register = |at: usize| x.as_flattened()[at..].first_chunk().expect("a register");
-        let (first, last) = (register(0), register(second));
-        let index: [u16; 32] = const {
+        let (second, index) = const {
+            // The registers that `strided` reads, if they hold all.
             let second = if 7 * STRIDE + 2 <= 2 * STRIPE { STRIPE } else { 4 * STRIDE };
-            let (mut index, mut i) = ([0; 32], 0);
+            let (mut index, mut i) = ([0u16; 32], 0);
             while i < 8 {
                 let byte = i * STRIDE;
                 index[i] = if i < 4 { byte / 2 } else { 32 + (byte - second) / 2 } as u16;
                 i += 1;
             }
-            index
+            (second, index)
         };
+        let register = |at: usize| x.as_flattened()[at..].first_chunk().expect("a register");
+        let (first, last) = (register(0), register(second));
         avx512! {
             let index = _mm512_loadu_si512(index.as_ptr().cast());
             let halves = _mm512_permutex2var_epi16(self.load_bytes(first), index, self.load_bytes(last));
