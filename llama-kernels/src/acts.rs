@@ -7,7 +7,9 @@
 //! * [`Layout::Tiles`], for many (GEMM): `MT` tokens side by side, per group of 32 columns
 //!   `{ 8 x MT dwords of bytes, MT scales, 3 x MT totals, 3 x MT offsets }`, so that one pointer serves and
 //!   each dword is broadcast straight from memory. A total is minus the scale times the sum of the bytes, an
-//!   offset minus 128 times that sum; of all 32 columns, of the first sixteen, and of the others.
+//!   offset minus 128 times that sum; of all 32 columns, of the first sixteen, and of the others. Where products are
+//!   added up in 16 bits ([`Simd::NARROW_SUMS`](crate::simd::Simd::NARROW_SUMS)), an offset is two numbers: minus the
+//!   sum of the first two bytes of each dword, and of the last two.
 //!
 //! The bfloat16 engines read them rounded to bfloat16, pairs of columns in a word. In [`Layout::Pairs`], 32
 //! tokens lie side by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2

@@ -229,7 +229,7 @@ pub(crate) fn multiply_bytes<S: Simd, const MT: usize>(s: S, rounds: usize) -> u
     let (w, x) = ([[7; STRIPE]; QUADS], [[0x0102_0304; MT]; QUADS]);
     let mut total = [s.splat_i32(0); MT];
     for _ in 0..rounds {
-        total = s.dot_panel::<Lane<4, Of32, false>, QUADS, MT>(total, black_box(&w), black_box(&x));
+        total = s.dot_panel::<Lane<4, Of32, false>, QUADS, MT>(total, black_box(&w), black_box(&x), None);
     }
     let mut out = [0; LANES];
     for total in total {

@@ -108,6 +108,7 @@ fn integer_tile<S: Simd, B: IntegerBlock, const MT: usize>(
     let (x, _) = x.as_chunks::<TILE_WORDS>();
     let (w, _) = panel.bytes.as_chunks::<QUADS>();
     let per_group = GROUP / Of::<B>::LEN;
+    let narrow_zero = if S::NARROW_SUMS && <B::Lanes as Lanes>::BITS < 8 { B::ZERO } else { None };
     for (g, (x, w)) in x.iter().zip(w).enumerate() {
         let (quads, rest) = x.split_first_chunk::<QUADS>().expect("eight quads a group");
         let [scale, totals @ .., _, _, _] = rest else { unreachable!("seven words follow") };
@@ -115,17 +116,19 @@ fn integer_tile<S: Simd, B: IntegerBlock, const MT: usize>(
         for half in 0..per_group {
             let at = if per_group == 1 { 0 } else { 1 + half };
             let mut dots = [s.splat_i32(0); MT];
-            if pack::biased::<S, B>() {
-                for t in 0..MT {
-                    dots[t] = s.splat_i32(offsets[at][t]);
-                }
+            for t in 0..MT {
+                dots[t] = match narrow_zero {
+                    Some(zero) => s.narrow_start(offsets[at][t], zero),
+                    None if pack::biased::<S, B>() => s.splat_i32(offsets[at][t]),
+                    None => dots[t],
+                };
             }
             dots = if per_group == 1 {
-                s.dot_panel::<B::Lanes, QUADS, MT>(dots, w, quads)
+                s.dot_panel::<B::Lanes, QUADS, MT>(dots, w, quads, narrow_zero)
             } else {
                 let w: &[[u8; STRIPE]; 4] = w[4 * half..4 * half + 4].try_into().expect("half a group");
                 let x: &[[i32; MT]; 4] = quads[4 * half..4 * half + 4].try_into().expect("half a group");
-                s.dot_panel::<B::Lanes, 4, MT>(dots, w, x)
+                s.dot_panel::<B::Lanes, 4, MT>(dots, w, x, narrow_zero)
             };
             let w_scale = s.load(&panel.scales[g * per_group + half]);
             for t in 0..MT {
@@ -133,7 +136,9 @@ fn integer_tile<S: Simd, B: IntegerBlock, const MT: usize>(
                 acc[t] = s.fma(s.to_f32(dots[t]), factor, acc[t]);
             }
             let min = match B::ZERO {
-                Some(zero) if !pack::biased::<S, B>() => s.mul(w_scale, s.splat((1u32 << zero) as f32)),
+                Some(zero) if narrow_zero.is_none() && !pack::biased::<S, B>() => {
+                    s.mul(w_scale, s.splat((1u32 << zero) as f32))
+                }
                 _ if <B::Lanes as Lanes>::MINS => s.load(&panel.mins[g * per_group + half]),
                 _ => continue,
             };

@@ -113,17 +113,27 @@ impl Kernel for QuantizeTile<'_> {
                 let (mut words, mut fours) = ([0; LANES], [0; LANES]);
                 s.store_i32(q.bytes, &mut words);
                 s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut fours);
+                let mut twos = [0; LANES];
+                if S::NARROW_SUMS {
+                    let first = s.and(q.bytes, s.splat_i32(0xffff));
+                    s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), first), &mut twos);
+                }
                 for g in 0..STRIPE / GROUP {
                     let out = &mut out[(i * (STRIPE / GROUP) + g) * group_words..][..group_words];
                     for (w, &word) in words[8 * g..8 * g + 8].iter().enumerate() {
                         out[w * mt + t] = word;
                     }
                     let sum = |fours: &[i32]| fours[0] + fours[1] + fours[2] + fours[3];
-                    let (first, second) = (sum(&fours[8 * g..][..4]), sum(&fours[8 * g + 4..][..4]));
+                    let halves = |x: &[i32; LANES]| [sum(&x[8 * g..][..4]), sum(&x[8 * g + 4..][..4])];
+                    let ([first, second], [a, b]) = (halves(&fours), halves(&twos));
                     out[8 * mt + t] = q.scale[g].to_bits().cast_signed();
-                    for (i, sum) in [first + second, first, second].into_iter().enumerate() {
+                    let sums = [(first + second, a + b), (first, a), (second, b)];
+                    for (i, (sum, two)) in sums.into_iter().enumerate() {
                         out[(9 + i) * mt + t] = (-q.scale[g] * sum as f32).to_bits().cast_signed();
-                        out[(12 + i) * mt + t] = -128 * sum;
+                        out[(12 + i) * mt + t] = match S::NARROW_SUMS {
+                            true => (two - sum) << 16 | -two & 0xffff,
+                            false => -128 * sum,
+                        };
                     }
                 }
             }

@@ -6,16 +6,15 @@ use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
 use crate::ops::gemm;
-use core::arch::asm;
 use core::arch::x86_64::*;
 
 /// The CPU has AVX2, FMA and F16C, and AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2<const VNNI: bool>(());
 
-/// Tokens in a tile of the integer engine: six accumulators in 16 bits, beside them two registers of weights and
-/// what is made of them.
-const TILE: usize = 3;
+/// Tokens in a tile of the integer engine: eight accumulators, beside them two registers of weights and what is made
+/// of them.
+const TILE: usize = 4;
 
 /// Evaluates intrinsics. Every use is in a method of `Avx2`, whose value is the proof.
 macro_rules! avx2 {
@@ -60,6 +59,8 @@ macro_rules! fold {
     };
 }
 
+mod panel;
+
 impl<const VNNI: bool> Avx2<VNNI> {
     /// Sums of four adjacent byte products, `w` unsigned.
     #[inline(always)]
@@ -70,6 +71,40 @@ impl<const VNNI: bool> Avx2<VNNI> {
             } else {
                 _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)))
             }
+        }
+    }
+
+    /// Half `j` of eight lines, the `i`th ones, as eight by eight words, transposed.
+    #[inline(always)]
+    fn transposed(self, lines: &[[u8; STRIPE]; LANES], i: usize, j: usize) -> [__m256i; 8] {
+        let mut out = avx2! { [_mm256_setzero_si256(); 8] };
+        for half in 0..2 {
+            let mut rows = avx2! { [_mm256_setzero_ps(); 4] };
+            for (r, row) in rows.iter_mut().enumerate() {
+                let low: &[u8; 16] = &lines[8 * i + r].as_chunks().0[2 * j + half];
+                let high: &[u8; 16] = &lines[8 * i + r + 4].as_chunks().0[2 * j + half];
+                *row = avx2! { _mm256_loadu2_m128(high.as_ptr().cast(), low.as_ptr().cast()) };
+            }
+            let [a, b, c, d] = rows;
+            let words = avx2! {
+                let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                let (ef, gh) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                [_mm256_shuffle_ps::<0x44>(ab, cd), _mm256_shuffle_ps::<0xee>(ab, cd),
+                 _mm256_shuffle_ps::<0x44>(ef, gh), _mm256_shuffle_ps::<0xee>(ef, gh)]
+            };
+            for (out, words) in out[4 * half..].iter_mut().zip(words) {
+                *out = avx2! { _mm256_castps_si256(words) };
+            }
+        }
+        out
+    }
+
+    /// Writes half `j` of eight lines, the `i`th ones.
+    #[inline(always)]
+    fn put(self, block: [__m256i; 8], lines: &mut [[u8; STRIPE]; LANES], i: usize, j: usize) {
+        for (line, block) in lines[8 * i..].iter_mut().zip(block) {
+            let half: &mut [u8; 32] = &mut line.as_chunks_mut().0[j];
+            avx2! { _mm256_storeu_si256(half.as_mut_ptr().cast(), block) }
         }
     }
 
@@ -309,6 +344,16 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         })
     }
     #[inline(always)]
+    fn transpose(self, lines: &mut [[u8; STRIPE]; LANES]) {
+        for i in 0..2 {
+            let block = self.transposed(lines, i, i);
+            self.put(block, lines, i, i);
+        }
+        let (right, left) = (self.transposed(lines, 0, 1), self.transposed(lines, 1, 0));
+        self.put(left, lines, 0, 1);
+        self.put(right, lines, 1, 0);
+    }
+    #[inline(always)]
     fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
         let first = each!(x in [a, b] => _mm256_permute2x128_si256::<0x20>(x[0], x[1]));
         let second = each!(x in [a, b] => _mm256_permute2x128_si256::<0x31>(x[0], x[1]));
@@ -482,41 +527,25 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         both!(_mm256_madd_epi16, sums, ones)
     }
 
-    /// Small weights leave room in 16 bits: several `vpmaddubsw` are added before one `vpmaddwd` widens.
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
         start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
+        zero: Option<u32>,
     ) -> [Self::I; MT] {
-        let mut acc = start;
-        if VNNI || L::BITS == 8 {
-            for (w, x) in w.iter().zip(x) {
-                let w = self.load_bytes(w);
-                for t in 0..MT {
-                    let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
-                    acc[t] = dot(self, acc[t], w, self.splat_i32(x[t]));
-                }
-            }
-            return acc;
+        match VNNI {
+            true => panel::vnni::<L, QUADS, MT>(start, w, x),
+            false => panel::base::<L, QUADS, MT>(Avx2(()), start, w, x, zero),
         }
-        const { assert!(MT.is_multiple_of(TILE), "whole tiles") };
-        let headroom = (32767 / (2 * 127 * ((1 << L::BITS) - 1))) as usize;
-        for (w, x) in w.chunks(headroom).zip(x.chunks(headroom)) {
-            let mut narrow = [self.splat_i32(0); MT];
-            for (w, x) in w.iter().zip(x) {
-                let w = self.load_bytes(w);
-                for (narrow, x) in narrow.as_chunks_mut().0.iter_mut().zip(x.as_chunks().0) {
-                    avx2! { add_products(narrow, w, x) }
-                }
-            }
-            let ones = avx2! { [_mm256_set1_epi16(1); 2] };
-            for t in 0..MT {
-                acc[t] = self.add_i32(acc[t], both!(_mm256_madd_epi16, narrow[t], ones));
-            }
-        }
-        acc
+    }
+
+    const NARROW_SUMS: bool = !VNNI;
+
+    #[inline(always)]
+    fn narrow_start(self, pairs: i32, zero: u32) -> Self::I {
+        each!(a in self.splat_i32(pairs) => _mm256_sll_epi16(a, _mm_cvtsi32_si128(zero as i32)))
     }
 
     const REGISTERS: usize = 8;
@@ -526,29 +555,6 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let p = x.as_ptr();
         each!(p in [p, p.wrapping_add(8)] => _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
     }
-}
-
-/// Four columns of sixteen rows times a tile's tokens, added up in 16 bits, in this order: the compiler would do
-/// one token after the other and spill what it loaded for them.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn add_products(sums: &mut [[__m256i; 2]; TILE], w: [__m256i; 2], x: &[i32; TILE]) {
-    let [[mut a, mut b], [mut c, mut d], [mut e, mut f]] = *sums;
-    // SAFETY: reads the three words of `x` and registers; the feature is enabled.
-    unsafe {
-        asm!("vpbroadcastd {x}, dword ptr [{p}]", "vpmaddubsw {y}, {v}, {x}", "vpmaddubsw {x}, {w}, {x}",
-             "vpaddw {a}, {a}, {y}", "vpaddw {b}, {b}, {x}",
-             "vpbroadcastd {x}, dword ptr [{p} + 4]", "vpmaddubsw {y}, {v}, {x}", "vpmaddubsw {x}, {w}, {x}",
-             "vpaddw {c}, {c}, {y}", "vpaddw {d}, {d}, {x}",
-             "vpbroadcastd {x}, dword ptr [{p} + 8]", "vpmaddubsw {y}, {v}, {x}", "vpmaddubsw {x}, {w}, {x}",
-             "vpaddw {e}, {e}, {y}", "vpaddw {f}, {f}, {x}",
-             p = in(reg) x.as_ptr(), v = in(ymm_reg) w[0], w = in(ymm_reg) w[1],
-             x = out(ymm_reg) _, y = out(ymm_reg) _,
-             a = inout(ymm_reg) a, b = inout(ymm_reg) b, c = inout(ymm_reg) c,
-             d = inout(ymm_reg) d, e = inout(ymm_reg) e, f = inout(ymm_reg) f,
-             options(pure, readonly, nostack, preserves_flags));
-    }
-    *sums = [[a, b], [c, d], [e, f]];
 }
 
 /// Rows and tokens of a tile of the float engine: twelve accumulators, and room for half of the operands.

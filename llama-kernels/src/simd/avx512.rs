@@ -597,6 +597,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
+        _: Option<u32>,
     ) -> [Self::I; MT] {
         if LEVEL >= VNNI {
             panel::vnni(self, start, w, x)

@@ -318,13 +318,15 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     ///
     /// `w[q]` holds four bytes of each of the sixteen rows, `x[q][t]` the same four columns of token `t`;
     /// `w` has been through [`arrange_panel`](Self::arrange_panel). Where [`SIGNED_ZERO`](Self::SIGNED_ZERO) says
-    /// so, bytes of `w` are unsigned whatever the format has.
+    /// so, bytes of `w` are unsigned whatever the format has. With [`NARROW_SUMS`](Self::NARROW_SUMS), and fewer than
+    /// 8 bits, `start` is [`narrow_start`](Self::narrow_start)'s if the format has a `zero` point, and zero if not.
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
         start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
+        _zero: Option<u32>,
     ) -> [Self::I; MT] {
         let mut acc = start;
         for (w, x) in w.iter().zip(x) {
@@ -369,6 +371,17 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The power of two that [`dot_signed`](Self::dot_signed) adds to signed weights, where the ISA
     /// multiplies unsigned bytes only; the drivers take its share off again.
     const SIGNED_ZERO: Option<u32> = None;
+
+    /// Whether [`dot_panel`](Self::dot_panel) adds products of small weights in 16 bits, two columns to a sum. What is
+    /// to be subtracted for the zero point is so from the start, and costs nothing.
+    const NARROW_SUMS: bool = false;
+
+    /// What the sums of one token start from, `pairs` in all lanes: two numbers of 16 bits, each times two to the power
+    /// of `zero`. Not called without [`NARROW_SUMS`](Self::NARROW_SUMS).
+    #[inline(always)]
+    fn narrow_start(self, pairs: i32, _zero: u32) -> Self::I {
+        self.splat_i32(pairs)
+    }
 
     /// How the engines of this ISA want a batch's activations: tiles of as many tokens as the registers hold.
     const LAYOUT: Layout;

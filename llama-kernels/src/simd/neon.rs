@@ -487,6 +487,7 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
         start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
+        _: Option<u32>,
     ) -> [Self::I; MT] {
         let mut acc = match LEVEL {
             BASE => self.panel_base::<L, QUADS, MT>(w, x),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::format::tests::unpack_agrees_with_dequantize;
-use crate::format::{Lane, Lanes, Of32};
+use crate::format::{Grouping, Lane, Lanes, Of16, Of32};
 use crate::{available, run_on};
 use half::bf16;
 use std::array::from_fn;
@@ -223,6 +223,7 @@ const TOKENS: usize = if cfg!(target_arch = "x86_64") { 12 } else { 4 };
 
 /// The dot products of a panel of `QUADS` x 4 columns.
 struct Panel<L, const QUADS: usize> {
+    zero: Option<u32>,
     w: [[u8; STRIPE]; QUADS],
     x: [[i32; TOKENS]; QUADS],
     lanes: PhantomData<L>,
@@ -230,7 +231,7 @@ struct Panel<L, const QUADS: usize> {
 
 impl<L: Lanes, const QUADS: usize> Panel<L, QUADS> {
     /// Anything within the range of the lanes if `seed` is odd, its ends if it is even.
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, zero: Option<u32>) -> Self {
         let mut state = seed;
         let mut pick = |low: i16, high: i16| {
             let (random, ends) = (next(&mut state) as i16, [low, high]);
@@ -239,6 +240,7 @@ impl<L: Lanes, const QUADS: usize> Panel<L, QUADS> {
         };
         let (low, high) = if L::BITS < 8 { (0, (1 << L::BITS) - 1) } else { (-128, 127) };
         Panel {
+            zero,
             w: from_fn(|_| from_fn(|_| pick(low, high))),
             x: from_fn(|_| from_fn(|_| i32::from_le_bytes(from_fn(|_| pick(-127, 127))))),
             lanes: PhantomData,
@@ -251,31 +253,46 @@ impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
 
     #[inline(always)]
     fn call<S: Simd>(mut self, s: S) -> Self::Out {
-        let mut start = [s.splat_i32(7); TOKENS];
-        // As pack does it: signed weights become unsigned.
+        let mut start = [s.splat_i32(0); TOKENS];
+        let sum = |t: usize, bytes: std::ops::Range<usize>| -> i32 {
+            self.x
+                .iter()
+                .flat_map(|x| x[t].to_le_bytes()[bytes.clone()].to_vec())
+                .map(|x| i32::from(x as i8))
+                .sum()
+        };
+        // As the engine does it: a zero point is taken off, and signed weights may become unsigned.
+        for (t, start) in start.iter_mut().enumerate() {
+            let pairs = (sum(t, 2..4) << 16).wrapping_neg() | -sum(t, 0..2) & 0xffff;
+            *start = match (self.zero, S::SIGNED_ZERO) {
+                (Some(zero), _) if S::NARROW_SUMS => s.narrow_start(pairs, zero),
+                (Some(zero), _) => s.splat_i32(-(sum(t, 0..4) << zero)),
+                (None, Some(zero)) if L::BITS == 8 => s.splat_i32(-(sum(t, 0..4) << zero)),
+                _ => *start,
+            };
+        }
         if let (8, Some(zero)) = (L::BITS, S::SIGNED_ZERO) {
-            for (t, start) in start.iter_mut().enumerate() {
-                let sum: i32 =
-                    self.x.iter().flat_map(|x| x[t].to_le_bytes()).map(|x| i32::from(x as i8)).sum();
-                *start = s.splat_i32(7 - (sum << zero));
-            }
             self.w.as_flattened_mut().iter_mut().for_each(|w| *w = w.wrapping_add(1 << zero));
         }
         s.arrange_panel(&mut self.w);
         let mut out = [[0; LANES]; TOKENS];
-        for (dots, out) in s.dot_panel::<L, QUADS, TOKENS>(start, &self.w, &self.x).into_iter().zip(&mut out)
-        {
+        let dots = s.dot_panel::<L, QUADS, TOKENS>(start, &self.w, &self.x, self.zero);
+        for (dots, out) in dots.into_iter().zip(&mut out) {
             s.store_i32(dots, out);
         }
         out
     }
 }
 
-fn check_panels<S: Simd, L: Lanes>(s: S) {
+fn check_panels<S: Simd, L: Lanes>(s: S, zero: Option<u32>) {
     for seed in 0..200 {
         let name = format!("dot_panel of {} with {} bits, seed {seed}", S::NAME, L::BITS);
-        assert_eq!(Scalar.run(Panel::<L, 8>::new(seed)), s.run(Panel::<L, 8>::new(seed)), "{name}");
-        assert_eq!(Scalar.run(Panel::<L, 4>::new(seed)), s.run(Panel::<L, 4>::new(seed)), "{name}");
+        let panel = || Panel::<L, 4>::new(seed, zero);
+        assert_eq!(Scalar.run(panel()), s.run(panel()), "{name}");
+        if L::Grouping::LEN == 32 {
+            let panel = || Panel::<L, 8>::new(seed, zero);
+            assert_eq!(Scalar.run(panel()), s.run(panel()), "{name}");
+        }
     }
 }
 
@@ -290,10 +307,15 @@ impl Kernel for Check {
         for (expected, found) in Scalar.run(Halves).into_iter().zip(s.run(Halves)) {
             assert_eq!(expected, found, "{}", S::NAME);
         }
-        check_panels::<S, Lane<4, Of32, false>>(s);
-        check_panels::<S, Lane<5, Of32, false>>(s);
-        check_panels::<S, Lane<6, Of32, false>>(s);
-        check_panels::<S, Lane<8, Of32, false>>(s);
+        check_panels::<S, Lane<2, Of32, false>>(s, Some(0));
+        check_panels::<S, Lane<2, Of16, true>>(s, None);
+        check_panels::<S, Lane<3, Of16, false>>(s, Some(2));
+        check_panels::<S, Lane<4, Of32, false>>(s, Some(3));
+        check_panels::<S, Lane<4, Of32, true>>(s, None);
+        check_panels::<S, Lane<5, Of32, false>>(s, Some(4));
+        check_panels::<S, Lane<5, Of32, true>>(s, None);
+        check_panels::<S, Lane<6, Of16, false>>(s, Some(5));
+        check_panels::<S, Lane<8, Of32, false>>(s, None);
         for (x, found) in (0..200).flat_map(|seed| s.run(Rounded { seed })) {
             let expected = bf16::from_f32(x);
             let zero = x.is_subnormal() && found.to_bits() == expected.to_bits() & 0x8000;
