@@ -68,8 +68,12 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock, const MT: usize, const NARROW: u
         let cols = start..w.cols().min(start + pack::INTEGER_COLS);
         let groups = pack::groups(cols.len());
         let first = start / GROUP * TILE_WORDS * mt;
-        for (rows, panel) in sixteens(&rows).zip(&mut panel.integers) {
-            pack::integer::<S, B>(s, w, rows, cols.clone(), panel);
+        // What is unpacked next: the same columns of the next sixteen rows, after the last the next columns of the first.
+        let (down, right) = (w.rows_bytes(0..1).len() * LANES, cols.len() / B::LEN * size_of::<B>());
+        let panels = rows.len().div_ceil(LANES);
+        for (at, (rows, panel)) in sixteens(&rows).zip(&mut panel.integers).enumerate() {
+            let ahead = if at + 1 < panels { down } else { right.wrapping_sub(at * down) };
+            pack::integer::<S, B>(s, w, rows, cols.clone(), ahead, panel);
         }
         for tile in 0..padded / mt {
             let x = &acts.tile(tile)[first..][..groups * TILE_WORDS * mt];

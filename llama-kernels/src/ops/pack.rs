@@ -76,13 +76,15 @@ pub(crate) fn biased<S: Simd, B: IntegerBlock>() -> bool {
 }
 
 /// Fills a panel with columns `cols` (from a multiple of [`INTEGER_COLS`]) of at most sixteen rows.
-/// Missing rows, and columns up to the next stripe, are zero.
+/// Missing rows, and columns up to the next stripe, are zero. With each block the one `ahead` bytes further on is asked
+/// for, which may be before it (`ahead` wraps around) and anywhere.
 #[inline(always)]
 pub(crate) fn integer<S: Simd, B: IntegerBlock>(
     s: S,
     w: Matrix<'_>,
     rows: Range<usize>,
     cols: Range<usize>,
+    ahead: usize,
     panel: &mut Integers,
 ) {
     let stripes = cols.len().div_ceil(STRIPE);
@@ -95,6 +97,9 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
         }
         for (r, row) in rows.clone().enumerate() {
             let blocks = &B::cast(w.rows_bytes(row..row + 1))[start..last.min(start + n)];
+            for line in (0..size_of_val(blocks)).step_by(64) {
+                s.prefetch(blocks.as_ptr().cast::<u8>().wrapping_add(ahead.wrapping_add(line)));
+            }
             if blocks.len() == n {
                 room.unpack::<S, B>(s, blocks, r);
             } else {
