@@ -68,11 +68,9 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock, const MT: usize, const NARROW: u
         let cols = start..w.cols().min(start + pack::INTEGER_COLS);
         let groups = pack::groups(cols.len());
         let first = start / GROUP * TILE_WORDS * mt;
-        // What is unpacked next: the same columns of the next sixteen rows, after the last the next columns of the first.
-        let (down, right) = (w.rows_bytes(0..1).len() * LANES, cols.len() / B::LEN * size_of::<B>());
         let panels = rows.len().div_ceil(LANES);
         for (at, (rows, panel)) in sixteens(&rows).zip(&mut panel.integers).enumerate() {
-            let ahead = if at + 1 < panels { down } else { right.wrapping_sub(at * down) };
+            let ahead = pack::next::<B>(w, &cols, at, panels);
             pack::integer::<S, B>(s, w, rows, cols.clone(), ahead, panel);
         }
         for tile in 0..padded / mt {
@@ -90,7 +88,7 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock, const MT: usize, const NARROW: u
 }
 
 /// Rows by sixteen.
-fn sixteens(rows: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
+pub(crate) fn sixteens(rows: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let end = rows.end;
     rows.clone().step_by(LANES).map(move |row| row..end.min(row + LANES))
 }

@@ -6,7 +6,7 @@
 
 use crate::acts::GROUP;
 use crate::buffer::Buffer;
-use crate::format::{Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of};
+use crate::format::{Block, FloatBlock, Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of};
 use crate::matrix::Matrix;
 use crate::simd::{LANES, SPAN, STRIPE, Simd};
 use std::ops::Range;
@@ -16,6 +16,8 @@ use std::ops::Range;
 pub(crate) const PANELS: usize = 4;
 /// Columns of a panel: 16 KiB of bytes, which stay in the first-level cache beside the tile's activations.
 pub(crate) const INTEGER_COLS: usize = 1024;
+/// Columns of a panel in floats: as many bytes.
+pub(crate) const FLOAT_COLS: usize = INTEGER_COLS / 4;
 /// Lines of a panel in bfloat16: 32 rows of 512 columns.
 const PAIR_LINES: usize = 512;
 
@@ -30,7 +32,7 @@ pub struct Panel {
 
 /// One panel in integers.
 pub(crate) struct Integers {
-    /// Four columns of sixteen rows a line.
+    /// Four columns of sixteen rows a line. (In floats, one column.)
     pub(crate) bytes: Buffer<[u8; STRIPE]>,
     /// Sixteen rows' scales a line, per group of 16 or 32 columns.
     pub(crate) scales: Buffer<[f32; LANES]>,
@@ -73,6 +75,19 @@ impl Default for Panel {
 #[inline(always)]
 pub(crate) fn biased<S: Simd, B: IntegerBlock>() -> bool {
     S::SIGNED_ZERO.is_some() && !<B::Lanes as Lanes>::MINS
+}
+
+/// How many bytes further on lies what is unpacked after columns `cols` of the `at`th of some panels: the same columns
+/// of the next sixteen rows, after the last panel the next columns of the first, and in the end what most probably
+/// comes next. It wraps around.
+pub(crate) fn next<B: Block>(w: Matrix<'_>, cols: &Range<usize>, at: usize, panels: usize) -> usize {
+    let down = w.rows_bytes(0..1).len() * LANES;
+    let bytes = |cols: usize| cols / B::LEN * size_of::<B>();
+    match (at + 1 < panels, cols.end < w.cols()) {
+        (true, _) => down,
+        (false, true) => bytes(cols.len()).wrapping_sub(at * down),
+        (false, false) => down.wrapping_sub(bytes(cols.start)),
+    }
 }
 
 /// Fills a panel with columns `cols` (from a multiple of [`INTEGER_COLS`]) of at most sixteen rows.
@@ -172,6 +187,44 @@ impl Span {
                 s.store(s.bit_cast(s.load_bytes(line)), out);
             }
         }
+    }
+}
+
+/// Fills a panel with columns `cols` of at most sixteen rows in floats, a column a line; missing rows are zero.
+/// What lies `ahead` bytes further on is asked for.
+#[inline(always)]
+pub(crate) fn float<S: Simd, B: FloatBlock>(
+    s: S,
+    w: Matrix<'_>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    ahead: usize,
+    panel: &mut [[u8; STRIPE]],
+) {
+    let rows: [&[B]; LANES] = std::array::from_fn(|r| match rows.clone().nth(r) {
+        Some(row) => &B::cast(w.rows_bytes(row..row + 1))[cols.clone()],
+        None => &[],
+    });
+    let (blocks, rest) = panel[..cols.len()].as_chunks_mut::<LANES>();
+    for (i, lines) in blocks.iter_mut().enumerate() {
+        for (row, line) in rows.iter().zip(lines.iter_mut()) {
+            *line = [0; STRIPE];
+            if let Some(row) = row.as_chunks().0.get(i) {
+                s.prefetch(row.as_ptr().cast::<u8>().wrapping_add(ahead));
+                s.store_bytes(s.to_bits(B::widen(s, row)), line);
+            }
+        }
+        s.transpose(lines);
+    }
+    if !rest.is_empty() {
+        let mut lines = [[0; STRIPE]; LANES];
+        for (row, line) in rows.iter().zip(&mut lines) {
+            let (row, mut padded) = (row.as_chunks::<LANES>().1, [B::zeroed(); LANES]);
+            padded[..row.len()].copy_from_slice(row);
+            s.store_bytes(s.to_bits(B::widen(s, &padded)), line);
+        }
+        s.transpose(&mut lines);
+        rest.copy_from_slice(&lines[..rest.len()]);
     }
 }
 

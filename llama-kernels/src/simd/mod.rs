@@ -40,7 +40,7 @@ pub use scalar::Scalar;
 
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
-use crate::ops::gemm;
+use crate::ops::{floats, gemm};
 
 /// Lanes of [`Simd::F`].
 pub const LANES: usize = 16;
@@ -366,6 +366,19 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
             }
         }
         acc
+    }
+
+    /// Adds to `c`, `[token][row]`, the products of a panel, a column of sixteen rows in `f32` a line, with `T` tokens,
+    /// `stride` from one to the next in `x`. A sum's columns are added in their order.
+    #[inline(always)]
+    fn float_panel<const T: usize>(
+        self,
+        panel: &[[u8; STRIPE]],
+        x: &[f32],
+        stride: usize,
+        c: &mut [[f32; LANES]],
+    ) {
+        floats::panel::<Self, T>(self, panel, x, stride, c);
     }
 
     /// The power of two that [`dot_signed`](Self::dot_signed) adds to signed weights, where the ISA
