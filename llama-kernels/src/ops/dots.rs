@@ -16,7 +16,8 @@
 //! The engine before this one broadcast activations against unpacked panels of sixteen rows. In turns on one Zen 4
 //! core, multiplications a nanosecond for 16, 64 and 512 tokens: F16 20, 37, 46 -> 48, 50, 50 (AVX-512) and 17, 34, 45 ->
 //! 38, 45, 39 (AVX2); bfloat16 by dot products 34, 70, 103 -> 80, 95, 90; 256 F16 weights times 2, 4 and 8 tokens 25,
-//! 50 and 100 ns -> 13, 20 and 39. 512 tokens lose on AVX2, a tenth (F32 a quarter: 44 -> 33), as 2 x 3 sums leave no register for operands.
+//! 50 and 100 ns -> 13, 20 and 39. 512 tokens lost on AVX2, a tenth (F32 a quarter: 44 -> 33), as 2 x 3 sums leave no
+//! register for operands: many tokens go through panels there ([`super::floats`]).
 //!
 //! Tried, with no gain: asking for the next tile's activations while this one is multiplied; 128 rows for 64; on AVX2
 //! tiles of 1 x 6, 2 x 2, 4 x 2. Sums that any loop runs over (a rest of columns handled within a tile) are kept in

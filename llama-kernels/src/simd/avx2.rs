@@ -5,7 +5,7 @@ use super::{Kernel, LANES, Need, STRIPE, Simd, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
-use crate::ops::{floats, gemm};
+use crate::ops::{self, gemm};
 use core::arch::x86_64::*;
 
 /// The CPU has AVX2, FMA and F16C, and AVX-VNNI if `VNNI`.
@@ -59,6 +59,7 @@ macro_rules! fold {
     };
 }
 
+mod floats;
 mod panel;
 
 impl<const VNNI: bool> Avx2<VNNI> {
@@ -166,7 +167,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         if job.acts.tokens < PANELS_FROM {
             gemm::float::<Self, B, ROWS, TOKENS>(self, job);
         } else {
-            floats::product::<Self, B, PANEL_TOKENS>(self, job);
+            ops::floats::product::<Self, B, PANEL_TOKENS>(self, job);
         }
     }
 
@@ -554,10 +555,10 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         c: &mut [[f32; LANES]],
     ) {
         match T {
-            6 => avx2! { panel::six(panel, x, stride, c) },
-            5 => avx2! { panel::five(panel, x, stride, c) },
-            4 => avx2! { panel::four(panel, x, stride, c) },
-            _ => floats::panel::<Self, T>(self, panel, x, stride, c),
+            6 => avx2! { floats::six(panel, x, stride, c) },
+            5 => avx2! { floats::five(panel, x, stride, c) },
+            4 => avx2! { floats::four(panel, x, stride, c) },
+            _ => ops::floats::panel::<Self, T>(self, panel, x, stride, c),
         }
     }
 
