@@ -22,6 +22,7 @@ use crate::format::FloatBlock;
 use crate::simd::{LANES, STRIPE, Simd};
 
 /// All rows of a job times all its tokens, in tiles of up to `T`.
+#[allow(dead_code, reason = "not every architecture multiplies floats so")]
 #[inline(always)]
 pub(crate) fn product<S: Simd, B: FloatBlock, const T: usize>(s: S, job: Job<'_>) {
     const { assert!(T <= 6, "tiles of at most six tokens") };

@@ -17,6 +17,7 @@ pub(crate) const PANELS: usize = 4;
 /// Columns of a panel: 16 KiB of bytes, which stay in the first-level cache beside the tile's activations.
 pub(crate) const INTEGER_COLS: usize = 1024;
 /// Columns of a panel in floats: as many bytes.
+#[allow(dead_code, reason = "not every architecture multiplies floats so")]
 pub(crate) const FLOAT_COLS: usize = INTEGER_COLS / 4;
 /// Lines of a panel in bfloat16: 32 rows of 512 columns.
 const PAIR_LINES: usize = 512;
@@ -192,6 +193,7 @@ impl Span {
 
 /// Fills a panel with columns `cols` of at most sixteen rows in floats, a column a line; missing rows are zero.
 /// What lies `ahead` bytes further on is asked for.
+#[allow(dead_code, reason = "not every architecture multiplies floats so")]
 #[inline(always)]
 pub(crate) fn float<S: Simd, B: FloatBlock>(
     s: S,
