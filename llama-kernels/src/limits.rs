@@ -228,6 +228,7 @@ impl Kernel for Integers {
 pub(crate) fn multiply_bytes<S: Simd, const MT: usize>(s: S, rounds: usize) -> usize {
     let (w, x) = ([[7; STRIPE]; QUADS], [[0x0102_0304; MT]; QUADS]);
     let mut total = [s.splat_i32(0); MT];
+    // With sums of 16 bits the totals are nothing that means anything: they only make each round wait for the one before.
     for _ in 0..rounds {
         total = s.dot_panel::<Lane<4, Of32, false>, QUADS, MT>(total, black_box(&w), black_box(&x), None);
     }

@@ -24,9 +24,8 @@
 //! AVX512-VNNI and 520 on AMX (two cores of an Emerald Rapids Xeon).
 //!
 //! The float engine unpacks nothing and reads both operands where they lie ([`super::dots`]); on AVX2, many tokens go
-//! through panels ([`super::floats`]). Weights that are
-//! bfloat16 themselves go through AMX's engine, and on AVX512-BF16 through the float engine with a dot product of
-//! pairs (`simd/avx512/bf16.rs`); their activations are rounded then.
+//! through panels ([`super::floats`]). Weights that are bfloat16 themselves go through AMX's engine, and on AVX512-BF16
+//! through the float engine with a dot product of pairs (`simd/avx512/bf16.rs`); their activations are rounded then.
 //!
 //! C is reloaded as the initial accumulator of the next block of columns, never added afterwards, so
 //! that the size of a block does not change a bit of the result.

@@ -557,7 +557,6 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         match T {
             6 => avx2! { floats::six(panel, x, stride, c) },
             5 => avx2! { floats::five(panel, x, stride, c) },
-            4 => avx2! { floats::four(panel, x, stride, c) },
             _ => ops::floats::panel::<Self, T>(self, panel, x, stride, c),
         }
     }

@@ -253,7 +253,9 @@ impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
 
     #[inline(always)]
     fn call<S: Simd>(mut self, s: S) -> Self::Out {
-        let mut start = [s.splat_i32(0); TOKENS];
+        // Sums of 16 bits start from a zero point or from nothing, all others from anything.
+        let narrow = S::NARROW_SUMS && L::BITS < 8;
+        let mut start = [s.splat_i32(if narrow { 0 } else { 7 }); TOKENS];
         let sum = |t: usize, bytes: std::ops::Range<usize>| -> i32 {
             self.x
                 .iter()
@@ -263,11 +265,11 @@ impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
         };
         // As the engine does it: a zero point is taken off, and signed weights may become unsigned.
         for (t, start) in start.iter_mut().enumerate() {
-            let pairs = (sum(t, 2..4) << 16).wrapping_neg() | -sum(t, 0..2) & 0xffff;
+            let pairs = -sum(t, 2..4) << 16 | -sum(t, 0..2) & 0xffff;
             *start = match (self.zero, S::SIGNED_ZERO) {
-                (Some(zero), _) if S::NARROW_SUMS => s.narrow_start(pairs, zero),
-                (Some(zero), _) => s.splat_i32(-(sum(t, 0..4) << zero)),
-                (None, Some(zero)) if L::BITS == 8 => s.splat_i32(-(sum(t, 0..4) << zero)),
+                (Some(zero), _) if narrow => s.narrow_start(pairs, zero),
+                (Some(zero), _) => s.splat_i32(7 - (sum(t, 0..4) << zero)),
+                (None, Some(zero)) if L::BITS == 8 => s.splat_i32(7 - (sum(t, 0..4) << zero)),
                 _ => *start,
             };
         }
@@ -278,7 +280,7 @@ impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
         let mut out = [[0; LANES]; TOKENS];
         let dots = s.dot_panel::<L, QUADS, TOKENS>(start, &self.w, &self.x, self.zero);
         for (dots, out) in dots.into_iter().zip(&mut out) {
-            s.store_i32(dots, out);
+            s.store_i32(if narrow { s.add_i32(dots, s.splat_i32(7)) } else { dots }, out);
         }
         out
     }

@@ -1,6 +1,7 @@
 //! The inner loops of the float engine: a panel of sixteen rows times the tokens of a tile.
 //!
-//! They are `asm!`: the compiler moves each sum from register to register once a column.
+//! They are `asm!`: the compiler moves each sum from register to register once a column. Many tokens, dealt out evenly
+//! to tiles of at most six, make tiles of five and six only.
 
 use super::Avx2;
 use crate::simd::{LANES, STRIPE, Simd};
@@ -76,6 +77,5 @@ macro_rules! floats {
     };
 }
 
-floats!(four, 4, column_of_four, a b c d e f g h);
 floats!(five, 5, column_of_five, a b c d e f g h i j);
 floats!(six, 6, column_of_six, a b c d e f g h i j k l);
