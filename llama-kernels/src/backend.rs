@@ -133,11 +133,13 @@ impl<S: Simd> Backend for S {
                 if acts.alone || acts.tokens == 1 {
                     for (rows, out) in panels(rows, out, acts.tokens) {
                         for (x, out) in x.chunks_exact(w.cols().max(1)).zip(out) {
-                            self.run(gemv::Float::<B> { w, rows: rows.clone(), x, out, block: PhantomData });
+                            self.run_floats(gemv::Float::<B> { w, rows: rows.clone(), x, out, block: PhantomData });
                         }
                     }
+                } else if const { S::BF16 && B::BF16 } && acts.layout != Layout::Rows {
+                    self.run(GemmPairs(gemm::Job { w, rows, x, acts, out, panel }));
                 } else {
-                    self.run(GemmFloat::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
+                    self.run_floats(GemmFloat::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
                 }
             },
             integer B => {
@@ -146,42 +148,42 @@ impl<S: Simd> Backend for S {
                         integer_rows::<S, B>(*self, w, rows, acts, out);
                     }
                 } else {
-                    self.run(GemmInteger::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
+                    self.run_tiles(GemmInteger::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
                 }
             }
         );
     }
 
     fn rmsnorm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
-        self.run(RmsNorm { out, x, weight, eps });
+        self.run_floats(RmsNorm { out, x, weight, eps });
     }
 
     fn rope(&self, heads: &mut [f32], head_dim: usize, table: &[f32], pairs: Pairs) {
-        self.run(Rope { heads, head_dim, table, pairs });
+        self.run_floats(Rope { heads, head_dim, table, pairs });
     }
 
     fn swiglu(&self, gate: &mut [[f32; LANES]], up: &[[f32; LANES]]) {
-        self.run(SwiGlu { gate, up });
+        self.run_floats(SwiGlu { gate, up });
     }
 
     fn softmax(&self, x: &mut [f32]) {
-        self.run(Softmax(x));
+        self.run_floats(Softmax(x));
     }
 
     fn attend(&self, job: Attend<'_>) {
-        self.run(job);
+        self.run_floats(job);
     }
 
     fn merge(&self, total: &mut [[f32; LANES]], part: &[[f32; LANES]]) {
-        self.run(Merge { total, part });
+        self.run_floats(Merge { total, part });
     }
 
     fn push(&self, job: Push<'_>) {
-        self.run(job);
+        self.run_floats(job);
     }
 
     fn shift(&self, job: Shift<'_>) {
-        self.run(job);
+        self.run_floats(job);
     }
 }
 
@@ -226,9 +228,9 @@ fn some_tokens<S: Simd, B: IntegerBlock, const M: usize>(
     out: &mut [[f32; LANES]],
 ) {
     assert_eq!(w.cols(), acts.cols, "columns of the matrix, features of the activations");
-    let x = std::array::from_fn(|t| Of::<B>::row(acts, token + t));
+    let x = Of::<B>::rows(acts, token);
     let out = (&mut out[token..token + M]).try_into().expect("as many results as tokens");
-    s.run(gemv::Integer::<B, M> { w, rows, x, out, block: PhantomData });
+    s.run_rows(gemv::Integer::<B, M> { w, rows, x, out, block: PhantomData });
 }
 
 struct GemmInteger<'a, B>(gemm::Job<'a>, PhantomData<B>);
@@ -238,6 +240,16 @@ impl<B: IntegerBlock> Kernel for GemmInteger<'_, B> {
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         s.gemm_integer::<B>(self.0);
+    }
+}
+
+struct GemmPairs<'a>(gemm::Job<'a>);
+
+impl Kernel for GemmPairs<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        s.gemm_pairs(self.0);
     }
 }
 

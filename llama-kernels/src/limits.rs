@@ -7,7 +7,7 @@
 //!
 //! Threads are started for each call and not taken from a [`Cpu`](crate::Cpu).
 
-use crate::format::{Lane, Of32};
+use crate::format::{Lane, Nothing, Of32};
 use crate::simd::{Kernel, LANES, STRIPE, Simd};
 use crate::{default_isa, run_on};
 use std::hint::black_box;
@@ -230,7 +230,7 @@ pub(crate) fn multiply_bytes<S: Simd, const MT: usize>(s: S, rounds: usize) -> u
     let mut total = [s.splat_i32(0); MT];
     // With sums of 16 bits the totals are nothing that means anything: they only make each round wait for the one before.
     for _ in 0..rounds {
-        total = s.dot_panel::<Lane<4, Of32, false>, QUADS, MT>(total, black_box(&w), black_box(&x), None);
+        total = s.dot_panel::<Lane<4, Of32, Nothing>, QUADS, MT>(total, black_box(&w), black_box(&x));
     }
     let mut out = [0; LANES];
     for total in total {

@@ -1,6 +1,6 @@
 //! BF16: the upper half of an IEEE single, little-endian.
 
-use super::{Block, FloatBlock};
+use super::{Block, FloatBlock, FloatKind};
 use crate::simd::{LANES, Simd};
 use half::bf16;
 
@@ -23,7 +23,7 @@ unsafe impl Block for BF16 {
 }
 
 impl FloatBlock for BF16 {
-    const BF16: bool = true;
+    const KIND: FloatKind = FloatKind::BF16;
 
     #[inline(always)]
     fn widen<S: Simd>(s: S, blocks: &[Self; LANES]) -> S::F {

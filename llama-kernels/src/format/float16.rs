@@ -1,6 +1,6 @@
 //! F16: IEEE half precision, little-endian.
 
-use super::{Block, FloatBlock};
+use super::{Block, FloatBlock, FloatKind};
 use crate::simd::{LANES, Simd};
 use half::f16;
 
@@ -23,6 +23,8 @@ unsafe impl Block for F16 {
 }
 
 impl FloatBlock for F16 {
+    const KIND: FloatKind = FloatKind::F16;
+
     #[inline(always)]
     fn widen<S: Simd>(s: S, blocks: &[Self; LANES]) -> S::F {
         s.load_f16(Self::bytes(blocks).try_into().expect("sixteen blocks of two bytes"))

@@ -1,6 +1,6 @@
 //! F32: IEEE single precision, little-endian.
 
-use super::{Block, FloatBlock};
+use super::{Block, FloatBlock, FloatKind};
 use crate::simd::{LANES, Simd};
 
 /// One weight as its four little-endian bytes.
@@ -22,6 +22,8 @@ unsafe impl Block for F32 {
 }
 
 impl FloatBlock for F32 {
+    const KIND: FloatKind = FloatKind::F32;
+
     #[inline(always)]
     fn widen<S: Simd>(s: S, blocks: &[Self; LANES]) -> S::F {
         s.load(&blocks.map(|b| f32::from_le_bytes(b.0)))

@@ -49,6 +49,10 @@ pub trait Grouping: Copy + 'static {
     type Span;
     /// One token's.
     fn row(acts: &Acts, token: usize) -> &[Self::Span];
+    /// `M` tokens' from `token` on.
+    fn rows<const M: usize>(acts: &Acts, token: usize) -> [&[Self::Span]; M] {
+        std::array::from_fn(|t| Self::row(acts, token + t))
+    }
     /// The activations' bytes.
     fn bytes(span: &Self::Span) -> &[[u8; STRIPE]; 4];
     /// The activations' scales.

@@ -4,7 +4,7 @@
 //! The half-precision `d` lies in the highest four bits of the four words of scales.
 
 use super::grids::{self, IQ1 as POINTS};
-use super::{Block, IntegerBlock, Lane, Of16, Random, Scales, bits};
+use super::{Block, IntegerBlock, Lane, Of16, Random, Scales, Zero, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -68,8 +68,7 @@ impl IQ1_M {
 }
 
 impl IntegerBlock for IQ1_M {
-    type Lanes = Lane<5, Of16, false>;
-    const ZERO: Option<u32> = Some(4);
+    type Lanes = Lane<5, Of16, Zero<4>>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

@@ -3,7 +3,7 @@
 //! `w = d * (2 * s + 1) * (point + 1/8)`, or minus an eighth. In integers: eight times as much.
 
 use super::grids::{self, IQ1 as POINTS};
-use super::{Block, IntegerBlock, Lane, Of32, Random, Scales};
+use super::{Block, IntegerBlock, Lane, Of32, Random, Scales, Zero};
 use crate::simd::Simd;
 use half::f16;
 
@@ -54,8 +54,7 @@ impl IQ1_S {
 }
 
 impl IntegerBlock for IQ1_S {
-    type Lanes = Lane<5, Of32, false>;
-    const ZERO: Option<u32> = Some(4);
+    type Lanes = Lane<5, Of32, Zero<4>>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

@@ -3,7 +3,7 @@
 //! The scale is `d * (s + 1/2) / 4`. The eighth sign makes the number of minuses even.
 
 use super::grids::{self, IQ2_XS as POINTS};
-use super::{Block, IntegerBlock, Lane, Of16, Random, Scales, bits};
+use super::{Block, IntegerBlock, Lane, Nothing, Of16, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -54,8 +54,7 @@ impl IQ2_XS {
 }
 
 impl IntegerBlock for IQ2_XS {
-    type Lanes = Lane<8, Of16, false>;
-    const ZERO: Option<u32> = None;
+    type Lanes = Lane<8, Of16, Nothing>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

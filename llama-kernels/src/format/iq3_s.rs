@@ -3,7 +3,7 @@
 //! The scale is `d * (2 * s + 1)`.
 
 use super::grids::{self, IQ3_S as POINTS};
-use super::{Block, IntegerBlock, Lane, Of32, Random, Scales, bits};
+use super::{Block, IntegerBlock, Lane, Of32, Random, Scales, Zero, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -58,8 +58,7 @@ impl IQ3_S {
 }
 
 impl IntegerBlock for IQ3_S {
-    type Lanes = Lane<5, Of32, false>;
-    const ZERO: Option<u32> = Some(4);
+    type Lanes = Lane<5, Of32, Zero<4>>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

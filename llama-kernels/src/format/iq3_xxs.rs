@@ -3,7 +3,7 @@
 //! The scale is `d * (s + 1/2) / 2`. Seven of eight signs are stored: the number of minuses is even.
 
 use super::grids::{self, IQ3_XXS as POINTS};
-use super::{Block, IntegerBlock, Lane, Of32, Random, Scales, bits};
+use super::{Block, IntegerBlock, Lane, Nothing, Of32, Random, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -53,8 +53,7 @@ impl IQ3_XXS {
 }
 
 impl IntegerBlock for IQ3_XXS {
-    type Lanes = Lane<8, Of32, false>;
-    const ZERO: Option<u32> = None;
+    type Lanes = Lane<8, Of32, Nothing>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

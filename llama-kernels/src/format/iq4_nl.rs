@@ -2,7 +2,7 @@
 //!
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
 
-use super::{Block, IntegerBlock, Lane, Of32, Scales, bits, search};
+use super::{Block, IntegerBlock, Lane, Nothing, Of32, Scales, bits, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -42,8 +42,7 @@ unsafe impl Block for IQ4_NL {
 }
 
 impl IntegerBlock for IQ4_NL {
-    type Lanes = Lane<8, Of32, false>;
-    const ZERO: Option<u32> = None;
+    type Lanes = Lane<8, Of32, Nothing>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

@@ -4,7 +4,7 @@
 //! weight `i + 16` in its high one.
 
 use super::iq4_nl::{Group, LEVELS};
-use super::{Block, IntegerBlock, Lane, Of32, Scales, bits, search};
+use super::{Block, IntegerBlock, Lane, Nothing, Of32, Scales, bits, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -76,8 +76,7 @@ unsafe impl Block for IQ4_XS {
 }
 
 impl IntegerBlock for IQ4_XS {
-    type Lanes = Lane<8, Of32, false>;
-    const ZERO: Option<u32> = None;
+    type Lanes = Lane<8, Of32, Nothing>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

@@ -118,10 +118,24 @@ impl<B: Block> Random<B> {
     }
 }
 
+/// The floating-point numbers that files hold, little-endian.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FloatKind {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of a single.
+    BF16,
+}
+
 /// A format of plain floating-point numbers: one weight a block.
 pub trait FloatBlock: Block {
+    /// Which ones.
+    const KIND: FloatKind;
+
     /// Whether it is a bfloat16 number as it lies in the file.
-    const BF16: bool = false;
+    const BF16: bool = matches!(Self::KIND, FloatKind::BF16);
 
     /// Sixteen weights as floats.
     fn widen<S: Simd>(s: S, blocks: &[Self; LANES]) -> S::F;
@@ -136,14 +150,6 @@ pub trait FloatBlock: Block {
 pub trait IntegerBlock: Block {
     /// What its lanes hold.
     type Lanes: Lanes;
-
-    /// The power of two that lies at zero: `Some(3)` if 8 is to be subtracted from each lane.
-    const ZERO: Option<u32>;
-
-    /// The same for the integers that `S` multiplies: signed lanes may have been made unsigned.
-    fn zero<S: Simd>() -> Option<u32> {
-        if <Self::Lanes as Lanes>::BITS < 8 { Self::ZERO } else { S::SIGNED_ZERO }
-    }
 
     /// The scales of a span: 256 consecutive weights, in [`SPAN`]` / `[`LEN`](Block::LEN) blocks.
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes>;
@@ -161,9 +167,12 @@ pub(crate) const MOST_BLOCKS: usize = SPAN / 32;
 pub struct Scales<S: Simd, L: Lanes> {
     /// The scales.
     pub scale: Scale<S, L>,
-    /// The minimums; not read unless [`Lanes::MINS`].
+    /// The minimums; not read unless [`Subtrahend::MINS`].
     pub min: Scale<S, L>,
 }
+
+/// What is subtracted from a format's lanes.
+pub type Less<B> = <<B as IntegerBlock>::Lanes as Lanes>::Less;
 
 /// How a format groups its weights.
 pub type Of<B> = <<B as IntegerBlock>::Lanes as Lanes>::Grouping;
@@ -185,18 +194,51 @@ pub trait Lanes: 'static {
     const BITS: u32;
     /// How many weights share a scale.
     type Grouping: Grouping;
-    /// There are minimums.
-    const MINS: bool;
+    /// What is subtracted.
+    type Less: Subtrahend;
+
+    /// The power of two that lies at zero for the integers that `S` multiplies: signed lanes may have been made
+    /// unsigned.
+    fn zero<S: Simd>() -> Option<u32> {
+        if Self::BITS < 8 { Self::Less::ZERO } else { S::SIGNED_ZERO }
+    }
+
+    /// Whether something is subtracted from those: minimums, or the zero point times the scale.
+    fn subtracts<S: Simd>() -> bool {
+        Self::Less::MINS || Self::zero::<S>().is_some()
+    }
 }
 
-/// The [`Lanes`] that are described by its parameters: bits, grouping, minimums.
-#[derive(Clone, Copy)]
-pub struct Lane<const BITS: u32, G, const MINS: bool>(PhantomData<G>);
+/// What is subtracted from a weight's lane before it is scaled, or from the scaled lane.
+pub trait Subtrahend: 'static {
+    /// The power of two that lies at zero: `Some(3)` if 8 is to be subtracted from each lane.
+    const ZERO: Option<u32> = None;
+    /// There is a minimum for each group.
+    const MINS: bool = false;
+}
 
-impl<const BITS: u32, G: Grouping, const MINS: bool> Lanes for Lane<BITS, G, MINS> {
+/// Lanes as they are.
+pub struct Nothing;
+/// Lanes of which two to the power of `POWER` means zero.
+pub struct Zero<const POWER: u32>;
+/// A minimum for each group, scaled already.
+pub struct Minimum;
+
+impl Subtrahend for Nothing {}
+impl<const POWER: u32> Subtrahend for Zero<POWER> {
+    const ZERO: Option<u32> = Some(POWER);
+}
+impl Subtrahend for Minimum {
+    const MINS: bool = true;
+}
+
+/// The [`Lanes`] that are described by its parameters: bits, grouping, what is subtracted.
+pub struct Lane<const BITS: u32, G, L>(PhantomData<(G, L)>);
+
+impl<const BITS: u32, G: Grouping, L: Subtrahend> Lanes for Lane<BITS, G, L> {
     const BITS: u32 = BITS;
     type Grouping = G;
-    const MINS: bool = MINS;
+    type Less = L;
 }
 
 /// The registry: one line a format, `file::Type = ggml type id, class`. Everything that
@@ -410,7 +452,7 @@ impl Format {
 
 /// [`Format::subtrahends`] of whole blocks.
 fn subtrahends<B: IntegerBlock>(bytes: &[u8], out: &mut [f32]) {
-    let zero = if B::Lanes::BITS < 8 { B::ZERO } else { Some(7) };
+    let zero = if B::Lanes::BITS < 8 { Less::<B>::ZERO } else { Some(7) };
     let zero = zero.map_or(0.0, |zero| (1u32 << zero) as f32);
     for (blocks, out) in B::cast(bytes).chunks(SPAN / B::LEN).zip(out.chunks_mut(SPAN)) {
         let mut span = [B::zeroed(); MOST_BLOCKS];
@@ -418,7 +460,7 @@ fn subtrahends<B: IntegerBlock>(bytes: &[u8], out: &mut [f32]) {
         let w = B::scales(Scalar, &span[..SPAN / B::LEN]);
         let (mut scale, mut min) = ([0.0; LANES], [0.0; LANES]);
         Of::<B>::each16(Scalar, w.scale, &mut scale);
-        if B::Lanes::MINS {
+        if Less::<B>::MINS {
             Of::<B>::each16(Scalar, w.min, &mut min);
         }
         for (i, out) in out.iter_mut().enumerate() {

@@ -4,7 +4,7 @@
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one. In integers: the
 //! doubled values, with half of the scale.
 
-use super::{Block, IntegerBlock, Lane, Of32, Scales, bits, search};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, Zero, bits, search};
 use crate::simd::Simd;
 
 /// 17 bytes for 32 weights.
@@ -83,8 +83,7 @@ unsafe impl Block for MXFP4 {
 }
 
 impl IntegerBlock for MXFP4 {
-    type Lanes = Lane<5, Of32, false>;
-    const ZERO: Option<u32> = Some(4);
+    type Lanes = Lane<5, Of32, Zero<4>>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

@@ -5,7 +5,7 @@
 //! the small range, is no part of the format: files hold it in a tensor of its own.
 
 use super::mxfp4::{E2M1, E2M1_LANES};
-use super::{Block, IntegerBlock, Lane, Of16, Random, Scales};
+use super::{Block, IntegerBlock, Lane, Of16, Random, Scales, Zero};
 use crate::simd::Simd;
 
 /// 36 bytes for 64 weights.
@@ -78,8 +78,7 @@ impl NVFP4 {
 }
 
 impl IntegerBlock for NVFP4 {
-    type Lanes = Lane<5, Of16, false>;
-    const ZERO: Option<u32> = Some(4);
+    type Lanes = Lane<5, Of16, Zero<4>>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

@@ -1,6 +1,6 @@
 //! Q1_0: 128 signs and one half-precision scale; a weight is `d` where the bit is set, `-d` elsewhere.
 
-use super::{Block, IntegerBlock, Lane, Of32, Random, Scales};
+use super::{Block, IntegerBlock, Lane, Of32, Random, Scales, Zero};
 use crate::simd::Simd;
 use half::f16;
 
@@ -39,8 +39,7 @@ impl Q1_0 {
 }
 
 impl IntegerBlock for Q1_0 {
-    type Lanes = Lane<2, Of32, false>;
-    const ZERO: Option<u32> = Some(0);
+    type Lanes = Lane<2, Of32, Zero<0>>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

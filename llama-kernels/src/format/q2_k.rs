@@ -5,7 +5,7 @@
 //! bits up.
 
 use super::search::Affine;
-use super::{Block, IntegerBlock, Lane, Of16, Scales};
+use super::{Block, IntegerBlock, Lane, Minimum, Of16, Scales};
 use crate::simd::Simd;
 use half::f16;
 
@@ -73,8 +73,7 @@ impl Q2_K {
 }
 
 impl IntegerBlock for Q2_K {
-    type Lanes = Lane<2, Of16, true>;
-    const ZERO: Option<u32> = None;
+    type Lanes = Lane<2, Of16, Minimum>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

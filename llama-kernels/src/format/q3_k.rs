@@ -6,7 +6,7 @@
 //! one for `j < 8`) and its high two in byte `8 + j % 4`, from the lowest bits up.
 
 use super::search::{Levels, Symmetric};
-use super::{Block, IntegerBlock, Lane, Of16, Scales, bits, q2_k};
+use super::{Block, IntegerBlock, Lane, Of16, Scales, Zero, bits, q2_k};
 use crate::simd::Simd;
 use half::f16;
 
@@ -86,8 +86,7 @@ impl Q3_K {
 }
 
 impl IntegerBlock for Q3_K {
-    type Lanes = Lane<3, Of16, false>;
-    const ZERO: Option<u32> = Some(2);
+    type Lanes = Lane<3, Of16, Zero<2>>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

@@ -2,7 +2,7 @@
 //!
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
 
-use super::{Block, IntegerBlock, Lane, Of32, Scales, bits, search};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, Zero, bits, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -36,8 +36,7 @@ unsafe impl Block for Q4_0 {
 }
 
 impl IntegerBlock for Q4_0 {
-    type Lanes = Lane<4, Of32, false>;
-    const ZERO: Option<u32> = Some(3);
+    type Lanes = Lane<4, Of32, Zero<3>>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

@@ -2,7 +2,7 @@
 //!
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
 
-use super::{Block, IntegerBlock, Lane, Of32, Scales, bits, search};
+use super::{Block, IntegerBlock, Lane, Minimum, Of32, Scales, bits, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -37,8 +37,7 @@ unsafe impl Block for Q4_1 {
 }
 
 impl IntegerBlock for Q4_1 {
-    type Lanes = Lane<4, Of32, true>;
-    const ZERO: Option<u32> = None;
+    type Lanes = Lane<4, Of32, Minimum>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

@@ -4,7 +4,7 @@
 //! Byte `i` of each 32 holds weight `i` of its 64 in its low nibble and weight `i + 32` in its high one.
 
 use super::search::Affine;
-use super::{Block, IntegerBlock, Lane, Lanes, Of32, Scales, bits};
+use super::{Block, IntegerBlock, Lane, Lanes, Minimum, Of32, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -113,8 +113,7 @@ pub(super) fn nibbles<S: Simd>(s: S, q: &[[u8; 32]; 4], pair: usize) -> [S::I; 2
 }
 
 impl IntegerBlock for Q4_K {
-    type Lanes = Lane<4, Of32, true>;
-    const ZERO: Option<u32> = None;
+    type Lanes = Lane<4, Of32, Minimum>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

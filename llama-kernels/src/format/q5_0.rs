@@ -3,7 +3,7 @@
 //! Byte `i` holds the low bits of weight `i` in its low nibble and those of weight `i + 16` in its high
 //! one; bit `i` of `high` is the fifth bit of weight `i`.
 
-use super::{Block, IntegerBlock, Lane, Of32, Scales, bits, search};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, Zero, bits, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -56,8 +56,7 @@ pub(super) fn fifth<S: Simd>(s: S, high: [[u8; 4]; 4]) -> [S::I; 2] {
 }
 
 impl IntegerBlock for Q5_0 {
-    type Lanes = Lane<5, Of32, false>;
-    const ZERO: Option<u32> = Some(4);
+    type Lanes = Lane<5, Of32, Zero<4>>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

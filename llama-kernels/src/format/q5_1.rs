@@ -2,7 +2,7 @@
 //! [`Q5_0`](super::Q5_0).
 
 use super::q5_0::{fifth, split};
-use super::{Block, IntegerBlock, Lane, Of32, Scales, bits, search};
+use super::{Block, IntegerBlock, Lane, Minimum, Of32, Scales, bits, search};
 use crate::simd::Simd;
 use half::f16;
 
@@ -41,8 +41,7 @@ unsafe impl Block for Q5_1 {
 }
 
 impl IntegerBlock for Q5_1 {
-    type Lanes = Lane<5, Of32, true>;
-    const ZERO: Option<u32> = None;
+    type Lanes = Lane<5, Of32, Minimum>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

@@ -6,7 +6,7 @@
 
 use super::q4_k::{self, SixBits};
 use super::search::Affine;
-use super::{Block, IntegerBlock, Lane, Of32, Scales, bits};
+use super::{Block, IntegerBlock, Lane, Minimum, Of32, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -63,8 +63,7 @@ fn fifth<S: Simd>(s: S, high: &[u8; 16], pair: usize) -> S::I {
 }
 
 impl IntegerBlock for Q5_K {
-    type Lanes = Lane<5, Of32, true>;
-    const ZERO: Option<u32> = None;
+    type Lanes = Lane<5, Of32, Minimum>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

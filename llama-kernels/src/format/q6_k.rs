@@ -6,7 +6,7 @@
 //! from the lowest bits up.
 
 use super::search::{Levels, Symmetric};
-use super::{Block, IntegerBlock, Lane, Of16, Scales, q2_k};
+use super::{Block, IntegerBlock, Lane, Of16, Scales, Zero, q2_k};
 use crate::simd::Simd;
 use half::f16;
 
@@ -68,8 +68,7 @@ impl Q6_K {
 }
 
 impl IntegerBlock for Q6_K {
-    type Lanes = Lane<6, Of16, false>;
-    const ZERO: Option<u32> = Some(5);
+    type Lanes = Lane<6, Of16, Zero<5>>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

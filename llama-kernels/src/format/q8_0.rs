@@ -1,6 +1,6 @@
 //! Q8_0: 32 signed bytes (kept as `u8`) and one half-precision scale; `w = d * q`.
 
-use super::{Block, IntegerBlock, Lane, Of32, Scales, bits};
+use super::{Block, IntegerBlock, Lane, Nothing, Of32, Scales, bits};
 use crate::simd::Simd;
 use half::f16;
 
@@ -38,8 +38,7 @@ unsafe impl Block for Q8_0 {
 }
 
 impl IntegerBlock for Q8_0 {
-    type Lanes = Lane<8, Of32, false>;
-    const ZERO: Option<u32> = None;
+    type Lanes = Lane<8, Of32, Nothing>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

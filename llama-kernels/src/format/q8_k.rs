@@ -2,7 +2,7 @@
 //!
 //! ggml quantizes activations to it; files that hold weights in it are rare.
 
-use super::{Block, IntegerBlock, Lane, Of32, Scales};
+use super::{Block, IntegerBlock, Lane, Nothing, Of32, Scales};
 use crate::simd::Simd;
 
 /// 292 bytes for 256 weights.
@@ -53,8 +53,7 @@ impl Q8_K {
 }
 
 impl IntegerBlock for Q8_K {
-    type Lanes = Lane<8, Of32, false>;
-    const ZERO: Option<u32> = None;
+    type Lanes = Lane<8, Of32, Nothing>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

@@ -18,7 +18,7 @@ impl<B: IntegerBlock> Kernel for Unpacked<'_, B> {
             let scales = B::scales(s, span);
             let (mut scale, mut min) = ([0.0; LANES], [0.0; LANES]);
             Of::<B>::each16(s, scales.scale, &mut scale);
-            if B::Lanes::MINS {
+            if Less::<B>::MINS {
                 Of::<B>::each16(s, scales.min, &mut min);
             }
             let mut row = [0; SPAN];
@@ -38,7 +38,7 @@ impl<B: IntegerBlock> Kernel for Unpacked<'_, B> {
                     assert!(row[i] >> B::Lanes::BITS == 0, "{} in {} bits", row[i], B::Lanes::BITS);
                     i32::from(row[i])
                 };
-                let zero = B::ZERO.map_or(0, |zero| 1 << zero);
+                let zero = Less::<B>::ZERO.map_or(0, |zero| 1 << zero);
                 [scale[i / 16], (integer - zero) as f32, min[i / 16]]
             }));
         }

@@ -5,7 +5,7 @@
 //! byte `i` of the next 16 weights `160 + i + 16 * n`; byte `i` of the last four weights
 //! `240 + i + 4 * n`, `n` in 0..4.
 
-use super::{Block, IntegerBlock, Lane, Of32, Scales, tq2_0};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, Zero, tq2_0};
 use crate::simd::{STRIPE, Simd};
 use half::f16;
 
@@ -94,8 +94,7 @@ impl TQ1_0 {
 }
 
 impl IntegerBlock for TQ1_0 {
-    type Lanes = Lane<2, Of32, false>;
-    const ZERO: Option<u32> = Some(0);
+    type Lanes = Lane<2, Of32, Zero<0>>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

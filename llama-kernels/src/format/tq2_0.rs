@@ -2,7 +2,7 @@
 //!
 //! The bits lie as in [`Q2_K`](super::Q2_K).
 
-use super::{Block, IntegerBlock, Lane, Of32, Scales, q2_k};
+use super::{Block, IntegerBlock, Lane, Of32, Scales, Zero, q2_k};
 use crate::simd::Simd;
 use half::f16;
 
@@ -56,8 +56,7 @@ impl TQ2_0 {
 }
 
 impl IntegerBlock for TQ2_0 {
-    type Lanes = Lane<2, Of32, false>;
-    const ZERO: Option<u32> = Some(0);
+    type Lanes = Lane<2, Of32, Zero<0>>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {

@@ -133,11 +133,11 @@ impl Kernel for Attend<'_> {
                         records: &mut out[(row - first) * record..],
                     };
                     row += match end - row {
-                        8.. if S::REGISTERS >= 32 => few::<S, 8, 2>(s, &tile, rows),
-                        4.. if S::REGISTERS >= 32 => few::<S, 4, 4>(s, &tile, rows),
-                        4.. if S::REGISTERS >= 8 => few::<S, 4, 1>(s, &tile, rows),
-                        2.. => few::<S, 2, 2>(s, &tile, rows),
-                        _ => few::<S, 1, 4>(s, &tile, rows),
+                        8.. if S::REGISTERS >= 32 => s.run(Few::<8, 2>(&tile, rows)),
+                        4.. if S::REGISTERS >= 32 => s.run(Few::<4, 4>(&tile, rows)),
+                        4.. if S::REGISTERS >= 8 => s.run(Few::<4, 1>(&tile, rows)),
+                        2.. => s.run(Few::<2, 2>(&tile, rows)),
+                        _ => s.run(Few::<1, 4>(&tile, rows)),
                     };
                 }
                 continue;
@@ -157,7 +157,7 @@ impl Kernel for Attend<'_> {
                 lines: if S::REGISTERS >= 32 { TILE_LINES } else { blocks },
                 c_stride: TILE_LINES,
             };
-            product.run::<S, false>(s, &mut scores[first * TILE_LINES..], &[]);
+            s.run(Multiply::<false> { product, c: &mut scores[first * TILE_LINES..], factors: &[] });
 
             for row in first..end {
                 let scores = &mut scores[row * TILE_LINES..][..blocks];
@@ -179,7 +179,7 @@ impl Kernel for Attend<'_> {
                 lines: sums,
                 c_stride: record,
             };
-            product.run::<S, true>(s, out, &factors[first..]);
+            s.run(Multiply::<true> { product, c: out, factors: &factors[first..] });
         }
     }
 }
@@ -200,7 +200,20 @@ impl Tile<'_> {
     }
 }
 
-/// Rows for [`few`], as many as it takes or more.
+// Parts of the kernel are kernels themselves: one function of them all takes the compiler long.
+
+/// A tile for the first `R` rows, all of which see any of it, with `C` registers of each sum at a time. Yields `R`.
+struct Few<'a, const R: usize, const C: usize>(&'a Tile<'a>, Rows<'a>);
+
+impl<const R: usize, const C: usize> Kernel for Few<'_, R, C> {
+    type Out = usize;
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> usize {
+        few::<S, R, C>(s, self.0, self.1)
+    }
+}
+
+/// Rows for [`Few`], as many as it takes or more.
 struct Rows<'a> {
     queries: &'a [[f32; LANES]],
     visible: &'a [usize],
@@ -210,7 +223,7 @@ struct Rows<'a> {
     records: &'a mut [[f32; LANES]],
 }
 
-/// A tile for the first `R` rows, all of which see any of it, with `C` registers of each sum at a time. Yields `R`.
+/// [`Few`].
 #[inline(always)]
 fn few<S: Simd, const R: usize, const C: usize>(s: S, tile: &Tile<'_>, rows: Rows<'_>) -> usize {
     let Tile { cache: KvHead { keys, values, shape }, ref positions } = *tile;
@@ -259,19 +272,30 @@ struct Product<'a> {
     c_stride: usize,
 }
 
-impl Product<'_> {
+/// Makes a [`Product`], and adds it or not.
+struct Multiply<'a, const ADD: bool> {
+    product: Product<'a>,
+    c: &'a mut [[f32; LANES]],
+    factors: &'a [f32],
+}
+
+impl<const ADD: bool> Kernel for Multiply<'_, ADD> {
+    type Out = ();
     #[inline(always)]
-    fn run<S: Simd, const ADD: bool>(&self, s: S, c: &mut [[f32; LANES]], factors: &[f32]) {
+    fn call<S: Simd>(self, s: S) {
+        let Multiply { product, c, factors } = self;
         // The accumulators, and beside them the operands.
         if S::REGISTERS >= 32 {
-            self.blocks::<S, 4, 4, ADD>(s, c, factors);
+            product.blocks::<S, 4, 4, ADD>(s, c, factors);
         } else if S::REGISTERS >= 8 {
-            self.blocks::<S, 6, 1, ADD>(s, c, factors);
+            product.blocks::<S, 6, 1, ADD>(s, c, factors);
         } else {
-            self.blocks::<S, 2, 1, ADD>(s, c, factors);
+            product.blocks::<S, 2, 1, ADD>(s, c, factors);
         }
     }
+}
 
+impl Product<'_> {
     /// In blocks of `R` rows by `C` lines, and what that leaves over in smaller ones.
     #[inline(always)]
     fn blocks<S: Simd, const R: usize, const C: usize, const ADD: bool>(

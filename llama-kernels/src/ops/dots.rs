@@ -16,18 +16,20 @@
 //! The engine before this one broadcast activations against unpacked panels of sixteen rows. In turns on one Zen 4
 //! core, multiplications a nanosecond for 16, 64 and 512 tokens: F16 20, 37, 46 -> 48, 50, 50 (AVX-512) and 17, 34, 45 ->
 //! 38, 45, 39 (AVX2); bfloat16 by dot products 34, 70, 103 -> 80, 95, 90; 256 F16 weights times 2, 4 and 8 tokens 25,
-//! 50 and 100 ns -> 13, 20 and 39. 512 tokens lost on AVX2, a tenth (F32 a quarter: 44 -> 33), as 2 x 3 sums leave no
-//! register for operands: many tokens go through panels there ([`super::floats`]).
+//! 50 and 100 ns -> 13, 20 and 39. 512 tokens lost on AVX2, a tenth (F32 a quarter: 44 -> 33):
+//! many tokens go through panels there ([`super::floats`]), and its tiles are assembly (`simd/avx2/dots.rs`: 16 tokens of
+//! F16 1.15 times as fast on a Zen 3 core as tiles of two rows that the compiler made).
 //!
 //! Tried, with no gain: asking for the next tile's activations while this one is multiplied; 128 rows for 64; on AVX2
-//! tiles of 1 x 6, 2 x 2, 4 x 2. Sums that any loop runs over (a rest of columns handled within a tile) are kept in
+//! tiles of 1 x 6, 2 x 2, 4 x 2, and for 512 tokens weights copied side by side (0.9 of the panels' speed, 0.97 with the
+//! next tile's activations asked for). Sums that any loop runs over (a rest of columns handled within a tile) are kept in
 //! memory by the compiler at a third of the speed: so a tile has whole registers only.
 //!
 //! Tokens are dealt out to tiles evenly, sixteen as 6, 5 and 5. The order in which a product is added up depends on
 //! neither the tile nor the number of tokens.
 
 use crate::format::FloatBlock;
-use crate::simd::{LANES, Simd};
+use crate::simd::{Kernel, LANES, STRIPE, Simd};
 use std::marker::PhantomData;
 
 /// Bytes of a token's activations in a block of columns.
@@ -37,7 +39,7 @@ const BLOCK: usize = 4096;
 const LINE: usize = 32;
 
 /// A pair of element types, and how a tile of them is multiplied.
-pub(crate) trait Dots<S: Simd> {
+pub(crate) trait Dots {
     /// A weight as it lies in its row.
     type W: Copy;
     /// An activation.
@@ -50,7 +52,7 @@ pub(crate) trait Dots<S: Simd> {
     /// `[token][row]`: each row times each token. All slices are of the same length, whole registers.
     ///
     /// With every line, the one `ahead` bytes further on is asked for.
-    fn tile<const R: usize, const T: usize>(
+    fn tile<S: Simd, const R: usize, const T: usize>(
         s: S,
         w: [&[Self::W]; R],
         x: [&[Self::X]; T],
@@ -61,7 +63,7 @@ pub(crate) trait Dots<S: Simd> {
 /// Floats of any format times activations as they are.
 pub(crate) struct Floats<B>(PhantomData<B>);
 
-impl<S: Simd, B: FloatBlock> Dots<S> for Floats<B> {
+impl<B: FloatBlock> Dots for Floats<B> {
     type W = B;
     type X = f32;
     const WIDTH: usize = LANES;
@@ -71,19 +73,95 @@ impl<S: Simd, B: FloatBlock> Dots<S> for Floats<B> {
     }
 
     #[inline(always)]
-    fn tile<const R: usize, const T: usize>(
+    fn tile<S: Simd, const R: usize, const T: usize>(
         s: S,
         w: [&[B]; R],
         x: [&[f32]; T],
         ahead: usize,
     ) -> [[f32; R]; T] {
-        let sums = s.dot_floats(w, x, ahead);
+        s.dot_floats(w, x, ahead)
+    }
+}
+
+/// Bfloat16 numbers times bfloat16 numbers, adjacent columns in pairs.
+pub(crate) struct Pairs;
+
+impl Dots for Pairs {
+    type W = [u8; 2];
+    type X = [u8; 2];
+    const WIDTH: usize = STRIPE / 2;
+
+    fn zero() -> ([u8; 2], [u8; 2]) {
+        ([0; 2], [0; 2])
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const T: usize>(
+        s: S,
+        w: [&[[u8; 2]]; R],
+        x: [&[[u8; 2]]; T],
+        ahead: usize,
+    ) -> [[f32; R]; T] {
+        let mut acc = [[s.splat(0.0); R]; T];
+        for start in (0..x[0].len() / Self::WIDTH * Self::WIDTH).step_by(Self::WIDTH) {
+            let mut rows = [s.splat_i32(0); R];
+            for (v, w) in rows.iter_mut().zip(&w) {
+                let w = w[start..start + Self::WIDTH].as_flattened();
+                s.prefetch(w.as_ptr().wrapping_add(ahead));
+                *v = s.load_bytes(w.try_into().expect("a register"));
+            }
+            for (acc, x) in acc.iter_mut().zip(&x) {
+                let x = x[start..start + Self::WIDTH].as_flattened();
+                let x = s.load_bytes(x.try_into().expect("a register"));
+                for (acc, &w) in acc.iter_mut().zip(&rows) {
+                    *acc = s.dot_bf16(*acc, w, x);
+                }
+            }
+        }
         let mut out = [[0.0; R]; T];
-        for (out, sums) in out.iter_mut().zip(sums) {
-            *out = s.sums(sums);
+        for (out, acc) in out.iter_mut().zip(acc) {
+            *out = s.sums(acc);
         }
         out
     }
+}
+
+/// [`Simd::dot_floats`] in its terms.
+#[inline(always)]
+pub(crate) fn floats<S: Simd, B: FloatBlock, const R: usize, const T: usize>(
+    s: S,
+    w: [&[B]; R],
+    x: [&[f32]; T],
+    ahead: usize,
+) -> [[f32; R]; T] {
+    let mut acc = [[s.splat(0.0); R]; T];
+    for start in (0..x[0].len() / LANES * LANES).step_by(LANES) {
+        let mut rows = [s.splat(0.0); R];
+        for (v, w) in rows.iter_mut().zip(&w) {
+            let w: &[B; LANES] = w[start..start + LANES].try_into().expect("a register");
+            s.prefetch(w.as_ptr().cast::<u8>().wrapping_add(ahead));
+            *v = B::widen(s, w);
+        }
+        for (acc, x) in acc.iter_mut().zip(&x) {
+            let x = s.load(x[start..start + LANES].try_into().expect("a register"));
+            for (acc, &w) in acc.iter_mut().zip(&rows) {
+                *acc = s.fma(w, x, *acc);
+            }
+        }
+    }
+    let mut out = [[0.0; R]; T];
+    for (out, acc) in out.iter_mut().zip(acc) {
+        *out = s.sums(acc);
+    }
+    out
+}
+
+/// [`Simd::dot_bf16`] in its terms.
+#[inline(always)]
+pub(crate) fn pairs_by_floats<S: Simd>(s: S, acc: S::F, a: S::I, b: S::I) -> S::F {
+    let high = s.splat_i32(0xffff_0000_u32.cast_signed());
+    let acc = s.fma(s.bit_cast(s.shl_i32(a, 16)), s.bit_cast(s.shl_i32(b, 16)), acc);
+    s.fma(s.bit_cast(s.and(a, high)), s.bit_cast(s.and(b, high)), acc)
 }
 
 /// What is multiplied.
@@ -102,7 +180,7 @@ pub(crate) struct Operands<'a, W, X> {
 /// All rows times all tokens, in tiles of up to `R x T`: `out[16 rows][token][row]`, of which each sixteen rows have
 /// `padded` lines, and what lies beyond the tokens stays as it is.
 #[inline(always)]
-pub(crate) fn product<S: Simd, D: Dots<S>, const R: usize, const T: usize>(
+pub(crate) fn product<S: Simd, D: Dots, const R: usize, const T: usize>(
     s: S,
     operands: &Operands<'_, D::W, D::X>,
     out: &mut [[f32; LANES]],
@@ -119,63 +197,68 @@ pub(crate) fn product<S: Simd, D: Dots<S>, const R: usize, const T: usize>(
         for tile in 0..tiles {
             let count = tokens / tiles + usize::from(tile < tokens % tiles);
             let ahead = if tile == 0 { R * cols * size_of::<D::W>() } else { 0 };
-            let tile = Tile { start, n, first, ahead };
+            let tile = Tile::<D> { operands, start, n, first, ahead, out, padded };
             match count {
-                6 => tile.rows::<S, D, R, 6>(s, operands, out, padded),
-                5 => tile.rows::<S, D, R, 5>(s, operands, out, padded),
-                4 => tile.rows::<S, D, R, 4>(s, operands, out, padded),
-                3 => tile.rows::<S, D, R, 3>(s, operands, out, padded),
-                2 => tile.rows::<S, D, R, 2>(s, operands, out, padded),
-                _ => tile.rows::<S, D, R, 1>(s, operands, out, padded),
+                6 => s.run(Rows::<D, R, 6>(tile)),
+                5 => s.run(Rows::<D, R, 5>(tile)),
+                4 => s.run(Rows::<D, R, 4>(tile)),
+                3 => s.run(Rows::<D, R, 3>(tile)),
+                2 => s.run(Rows::<D, R, 2>(tile)),
+                _ => s.run(Rows::<D, R, 1>(tile)),
             }
             first += count;
         }
     }
 }
 
-/// Some tokens, a block of columns.
-struct Tile {
+/// The first `n` elements of `N` lines, `stride` from one to the next.
+#[inline(always)]
+fn lines<T, const N: usize>(x: &[T], stride: usize, n: usize) -> [&[T]; N] {
+    std::array::from_fn(|i| &x[i * stride..][..n])
+}
+
+/// Some tokens times a block of columns of all rows.
+struct Tile<'a, D: Dots> {
+    operands: &'a Operands<'a, D::W, D::X>,
+    /// The first column, and how many.
     start: usize,
     n: usize,
+    /// The first token.
     first: usize,
     /// How far ahead weights are asked for: as far as the next rows, if they are not in a cache yet.
     ahead: usize,
+    out: &'a mut [[f32; LANES]],
+    padded: usize,
 }
 
-impl Tile {
-    /// All rows times `T` tokens.
+/// The tile if it has `T` tokens: a function of its own for each, for one of them all takes the compiler long.
+struct Rows<'a, D: Dots, const R: usize, const T: usize>(Tile<'a, D>);
+
+impl<D: Dots, const R: usize, const T: usize> Kernel for Rows<'_, D, R, T> {
+    type Out = ();
     #[inline(always)]
-    fn rows<S: Simd, D: Dots<S>, const R: usize, const T: usize>(
-        &self,
-        s: S,
-        operands: &Operands<'_, D::W, D::X>,
-        out: &mut [[f32; LANES]],
-        padded: usize,
-    ) {
-        let rows = operands.w.len() / operands.cols;
+    fn call<S: Simd>(self, s: S) {
+        let Rows(mut tile) = self;
+        let rows = tile.operands.w.len() / tile.operands.cols;
         let mut row = 0;
         while row + R <= rows {
-            self.multiply::<S, D, R, T>(s, operands, row, out, padded);
+            tile.multiply::<S, R, T>(s, row);
             row += R;
         }
         while row < rows {
-            self.multiply::<S, D, 1, T>(s, operands, row, out, padded);
+            tile.multiply::<S, 1, T>(s, row);
             row += 1;
         }
     }
+}
 
+impl<D: Dots> Tile<'_, D> {
+    /// `R` rows times `T` tokens.
     #[inline(always)]
-    fn multiply<S: Simd, D: Dots<S>, const R: usize, const T: usize>(
-        &self,
-        s: S,
-        operands: &Operands<'_, D::W, D::X>,
-        row: usize,
-        out: &mut [[f32; LANES]],
-        padded: usize,
-    ) {
-        let &Operands { w, cols, x, stride, .. } = operands;
-        let &Tile { start, n, first, ahead } = self;
-        let out = &mut out[row / LANES * padded + first..][..T];
+    fn multiply<S: Simd, const R: usize, const T: usize>(&mut self, s: S, row: usize) {
+        let &Operands { w, cols, x, stride, .. } = self.operands;
+        let &mut Tile { start, n, first, ahead, padded, .. } = self;
+        let out = &mut self.out[row / LANES * padded + first..][..T];
         let mut add = |sums: [[f32; R]; T]| {
             for (line, sums) in out.iter_mut().zip(sums) {
                 let line: &mut [f32; R] = line[row % LANES..].first_chunk_mut().expect("rows of one line");
@@ -185,19 +268,18 @@ impl Tile {
             }
         };
         let (whole, rest) = (n / D::WIDTH * D::WIDTH, n % D::WIDTH);
-        let w = std::array::from_fn::<_, R, _>(|r| &w[(row + r) * cols + start..][..n]);
-        let x = std::array::from_fn::<_, T, _>(|t| &x[(first + t) * stride + start..][..n]);
-        add(D::tile(s, w.map(|w| &w[..whole]), x.map(|x| &x[..whole]), ahead));
+        let (w, x) = (&w[row * cols + start..], &x[first * stride + start..]);
+        add(D::tile(s, lines(w, cols, whole), lines(x, stride, whole), ahead));
         if rest > 0 {
             let (mut rows, mut tokens) = ([[D::zero().0; LINE]; R], [[D::zero().1; LINE]; T]);
-            for (row, w) in rows.iter_mut().zip(w) {
-                row[..rest].copy_from_slice(&w[whole..]);
+            for (r, row) in rows.iter_mut().enumerate() {
+                row[..rest].copy_from_slice(&w[r * cols + whole..][..rest]);
             }
-            for (token, x) in tokens.iter_mut().zip(x) {
-                token[..rest].copy_from_slice(&x[whole..]);
+            for (t, token) in tokens.iter_mut().enumerate() {
+                token[..rest].copy_from_slice(&x[t * stride + whole..][..rest]);
             }
-            let (w, x) = (rows.each_ref().map(|w| &w[..D::WIDTH]), tokens.each_ref().map(|x| &x[..D::WIDTH]));
-            add(D::tile(s, w, x, 0));
+            let (w, x) = (rows.as_flattened(), tokens.as_flattened());
+            add(D::tile(s, lines(w, LINE, D::WIDTH), lines(x, LINE, D::WIDTH), 0));
         }
     }
 }

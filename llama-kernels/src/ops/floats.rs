@@ -8,13 +8,14 @@
 //!       C[T][16] += panel x tile                   (C stays in registers for all of Kc)
 //! ```
 //!
-//! For instruction sets with few registers, where the other engine ([`super::dots`]) has almost as many operands to
-//! load as multiply-adds to do. In turns with it on one Zen 3 core (AVX2, 4096 x 4096 in F16), multiplications a
-//! nanosecond for 64 and 512 tokens: 21.5, 19.5 -> 25.3, 29.4; with 16 they are 21.6 -> 15.5, for panels cost more to
-//! unpack than they save.
+//! For instruction sets with few registers, where a tile of the other engine ([`super::dots`]) is so small that its
+//! weights, read from the second-level cache for each three tokens, and its activations, from the last level for each 64
+//! rows, take a good part of the time. In turns with it on one Zen 3 core (AVX2, 4096 x 4096 in F16), multiplications a
+//! nanosecond for 32, 64 and 512 tokens: 26, 27, 24 -> 22, 27, 28 (F32: 512 tokens 22 -> 29). Panels cost as much to
+//! unpack as 18 tokens to multiply.
 //!
 //! Tried, with no gain (Zen 3): one panel in the first-level cache while sixteen tiles pass, in place of one tile while
-//! four panels pass.
+//! four panels pass; a copy of a tile's activations side by side (0.75 to 0.8); asking for those of the next tile.
 
 use super::gemm::{Job, sixteens};
 use super::pack::{self, FLOAT_COLS};

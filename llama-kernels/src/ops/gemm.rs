@@ -33,9 +33,10 @@
 use super::dots::{self, Floats, Operands};
 use super::pack::{self, Integers, PANELS, Panel};
 use crate::acts::{Acts, GROUP, TILE_WORDS};
-use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, Of};
+use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, Subtrahend};
 use crate::matrix::Matrix;
-use crate::simd::{LANES, STRIPE, Simd};
+use crate::simd::{Kernel, LANES, STRIPE, Simd};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// A block of rows of a matrix times all tokens of a batch.
@@ -74,15 +75,38 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock, const MT: usize, const NARROW: u
             let ahead = pack::next::<B>(w, &cols, at, panels);
             pack::integer::<S, B>(s, w, rows, cols.clone(), ahead, panel);
         }
-        for tile in 0..padded / mt {
-            let x = &acts.tile(tile)[first..][..groups * TILE_WORDS * mt];
-            for (panel, out) in panel.integers.iter().zip(out.chunks_exact_mut(padded)) {
-                let out = &mut out[tile * mt..];
-                if MT == NARROW || mt == MT {
-                    integer_tile::<S, B, MT>(s, panel, x, out.first_chunk_mut().expect("whole tiles"));
-                } else {
-                    integer_tile::<S, B, NARROW>(s, panel, x, out.first_chunk_mut().expect("whole tiles"));
-                }
+        let panels = &panel.integers[..panels];
+        // Compiled once for all formats with such lanes.
+        if MT == NARROW || mt == MT {
+            s.run(Tiles::<B::Lanes, MT> { panels, groups, acts, first, out, padded, lanes: PhantomData });
+        } else {
+            s.run(Tiles::<B::Lanes, NARROW> { panels, groups, acts, first, out, padded, lanes: PhantomData });
+        }
+    }
+}
+
+/// Panels times all tokens of a batch, `padded` of them, in tiles of `MT`.
+struct Tiles<'a, L, const MT: usize> {
+    panels: &'a [Integers],
+    /// Of columns, and where their words begin in a tile.
+    groups: usize,
+    first: usize,
+    acts: &'a Acts,
+    out: &'a mut [[f32; LANES]],
+    padded: usize,
+    lanes: PhantomData<L>,
+}
+
+impl<L: Lanes, const MT: usize> Kernel for Tiles<'_, L, MT> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let Tiles { panels, groups, first, acts, out, padded, .. } = self;
+        for tile in 0..padded / MT {
+            let x = &acts.tile(tile)[first..][..groups * TILE_WORDS * MT];
+            for (panel, out) in panels.iter().zip(out.chunks_exact_mut(padded)) {
+                let c = out[tile * MT..].first_chunk_mut().expect("whole tiles");
+                integer_tile::<S, L, MT>(s, panel, x, c);
             }
         }
     }
@@ -96,7 +120,7 @@ pub(crate) fn sixteens(rows: &Range<usize>) -> impl Iterator<Item = Range<usize>
 
 /// One tile: `c[t][r] += sum over columns of panel[r] * x[t]`.
 #[inline(always)]
-fn integer_tile<S: Simd, B: IntegerBlock, const MT: usize>(
+fn integer_tile<S: Simd, L: Lanes, const MT: usize>(
     s: S,
     panel: &Integers,
     x: &[i32],
@@ -110,8 +134,8 @@ fn integer_tile<S: Simd, B: IntegerBlock, const MT: usize>(
     let (x, _) = x.as_chunks::<MT>();
     let (x, _) = x.as_chunks::<TILE_WORDS>();
     let (w, _) = panel.bytes.as_chunks::<QUADS>();
-    let per_group = GROUP / Of::<B>::LEN;
-    let narrow_zero = if S::NARROW_SUMS && <B::Lanes as Lanes>::BITS < 8 { B::ZERO } else { None };
+    let per_group = GROUP / L::Grouping::LEN;
+    let narrow_zero = if S::NARROW_SUMS && L::BITS < 8 { L::Less::ZERO } else { None };
     for (g, (x, w)) in x.iter().zip(w).enumerate() {
         let (quads, rest) = x.split_first_chunk::<QUADS>().expect("eight quads a group");
         let [scale, totals @ .., _, _, _] = rest else { unreachable!("seven words follow") };
@@ -122,27 +146,27 @@ fn integer_tile<S: Simd, B: IntegerBlock, const MT: usize>(
             for t in 0..MT {
                 dots[t] = match narrow_zero {
                     Some(zero) => s.narrow_start(offsets[at][t], zero),
-                    None if pack::biased::<S, B>() => s.splat_i32(offsets[at][t]),
+                    None if pack::biased::<S, L>() => s.splat_i32(offsets[at][t]),
                     None => dots[t],
                 };
             }
             dots = if per_group == 1 {
-                s.dot_panel::<B::Lanes, QUADS, MT>(dots, w, quads, narrow_zero)
+                s.dot_panel::<L, QUADS, MT>(dots, w, quads)
             } else {
                 let w: &[[u8; STRIPE]; 4] = w[4 * half..4 * half + 4].try_into().expect("half a group");
                 let x: &[[i32; MT]; 4] = quads[4 * half..4 * half + 4].try_into().expect("half a group");
-                s.dot_panel::<B::Lanes, 4, MT>(dots, w, x, narrow_zero)
+                s.dot_panel::<L, 4, MT>(dots, w, x)
             };
             let w_scale = s.load(&panel.scales[g * per_group + half]);
             for t in 0..MT {
                 let factor = s.mul(w_scale, s.splat(f32::from_bits(scale[t].cast_unsigned())));
                 acc[t] = s.fma(s.to_f32(dots[t]), factor, acc[t]);
             }
-            let min = match B::ZERO {
-                Some(zero) if narrow_zero.is_none() && !pack::biased::<S, B>() => {
+            let min = match L::Less::ZERO {
+                Some(zero) if narrow_zero.is_none() && !pack::biased::<S, L>() => {
                     s.mul(w_scale, s.splat((1u32 << zero) as f32))
                 }
-                _ if <B::Lanes as Lanes>::MINS => s.load(&panel.mins[g * per_group + half]),
+                _ if L::Less::MINS => s.load(&panel.mins[g * per_group + half]),
                 _ => continue,
             };
             for t in 0..MT {

@@ -55,26 +55,32 @@ struct Sums<S: Simd, L: Lanes, const M: usize> {
 #[inline(always)]
 fn integer_row<S: Simd, B: IntegerBlock, const M: usize>(s: S, row: &[B], x: [&[Spans<B>]; M]) -> [f32; M] {
     let mut sums = Sums::<S, B::Lanes, M> { dots: [s.splat(0.0); M], mins: [Of::<B>::splat(s, 0.0); M] };
-    let spans = row.chunks_exact(SPAN / B::LEN);
-    let (tail, whole) = (spans.remainder(), spans.len());
-    for (i, span) in spans.enumerate() {
-        for line in (0..size_of_val(span)).step_by(64) {
-            s.prefetch(span.as_ptr().cast::<u8>().wrapping_add(AHEAD + line));
+    let n = SPAN / B::LEN;
+    let (whole, tail) = (row.len() / n, row.len() % n);
+    // The rest of the last span is blocks of zeros, against activations that are zero.
+    let mut padded = [B::zeroed(); MOST_BLOCKS];
+    padded[..tail].copy_from_slice(&row[whole * n..]);
+    let (mut spans, mut at) = (row.chunks_exact(n), 0);
+    // Twice at most: so the work on a span is compiled once.
+    loop {
+        for span in spans {
+            for line in (0..size_of_val(span)).step_by(64) {
+                s.prefetch(span.as_ptr().cast::<u8>().wrapping_add(AHEAD + line));
+            }
+            integer_span::<S, B, M>(s, &mut sums, span, x, at);
+            at += 1;
         }
-        integer_span::<S, B, M>(s, &mut sums, span, x, i);
-    }
-    if !tail.is_empty() {
-        // The rest of the span is blocks of zeros, against activations that are zero.
-        let mut span = [B::zeroed(); MOST_BLOCKS];
-        span[..tail.len()].copy_from_slice(tail);
-        integer_span::<S, B, M>(s, &mut sums, &span[..SPAN / B::LEN], x, whole);
+        if tail == 0 || at > whole {
+            break;
+        }
+        spans = padded[..n].chunks_exact(n);
     }
     let mut out = [0.0; M];
     for ((out, dots), mins) in out.iter_mut().zip(sums.dots).zip(sums.mins) {
-        *out = if subtracts::<S, B>() {
+        *out = if B::Lanes::subtracts::<S>() {
             // A power of two: whether each scale or their sum is multiplied makes no difference.
             let mins = Of::<B>::widen(s, mins);
-            let zero = B::zero::<S>().map_or(1.0, |zero| (1u32 << zero) as f32);
+            let zero = B::Lanes::zero::<S>().map_or(1.0, |zero| (1u32 << zero) as f32);
             s.sum(s.sub(dots, s.mul(mins, s.splat(zero))))
         } else {
             s.sum(dots)
@@ -96,8 +102,8 @@ fn integer_span<S: Simd, B: IntegerBlock, const M: usize>(
     for (scale, x) in scales.iter_mut().zip(&x) {
         *scale = Of::<B>::mul(s, w.scale, Of::<B>::scales(s, &x[at]));
     }
-    if subtracts::<S, B>() {
-        let min = if B::zero::<S>().is_some() { w.scale } else { w.min };
+    if B::Lanes::subtracts::<S>() {
+        let min = if B::Lanes::zero::<S>().is_some() { w.scale } else { w.min };
         for (x, sum) in x.iter().zip(&mut sums.mins) {
             *sum = Of::<B>::fma(s, min, Of::<B>::totals(s, &x[at]), *sum);
         }
@@ -110,13 +116,6 @@ fn integer_span<S: Simd, B: IntegerBlock, const M: usize>(
             sums.dots[t] = Of::<B>::accumulate::<S, B::Lanes>(s, pair, q, x, scales[t], sums.dots[t]);
         }
     }
-}
-
-/// Whether something is subtracted from the products: minimums, or the zero point times the scale.
-#[inline(always)]
-fn subtracts<S: Simd, B: IntegerBlock>() -> bool {
-    const { assert!(!<B::Lanes as Lanes>::MINS || B::ZERO.is_none(), "a minimum and a zero point") };
-    <B::Lanes as Lanes>::MINS || B::zero::<S>().is_some()
 }
 
 /// Rows `rows` (at most 16) of `w` times one token in floats: `out[r]`.

@@ -6,9 +6,10 @@
 
 use crate::acts::GROUP;
 use crate::buffer::Buffer;
-use crate::format::{Block, FloatBlock, Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of};
+use crate::format::{Block, FloatBlock, Grouping, IntegerBlock, Lanes, Less, MOST_BLOCKS, Of, Subtrahend};
 use crate::matrix::Matrix;
-use crate::simd::{LANES, SPAN, STRIPE, Simd};
+use crate::simd::{Kernel, LANES, SPAN, STRIPE, Simd};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Panels that a tile of activations is multiplied with while it is in the first-level cache. (With one, the
@@ -71,11 +72,11 @@ impl Default for Panel {
     }
 }
 
-/// Whether a panel's bytes are moved up to a zero of 128, because the ISA multiplies unsigned bytes and the format
-/// has a zero point or signed integers.
+/// Whether a panel's bytes are moved up to a zero of 128, because the ISA multiplies unsigned bytes and the lanes
+/// have a zero point or are signed.
 #[inline(always)]
-pub(crate) fn biased<S: Simd, B: IntegerBlock>() -> bool {
-    S::SIGNED_ZERO.is_some() && !<B::Lanes as Lanes>::MINS
+pub(crate) fn biased<S: Simd, L: Lanes>() -> bool {
+    S::SIGNED_ZERO.is_some() && !L::Less::MINS
 }
 
 /// How many bytes further on lies what is unpacked after columns `cols` of the `at`th of some panels: the same columns
@@ -124,7 +125,7 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
                 room.unpack::<S, B>(s, &span[..n], r);
             }
         }
-        room.place::<S, B>(s, panel, at);
+        s.run(Place::<B::Lanes> { span: &mut room, panel, at, lanes: PhantomData });
     }
     s.arrange_panel(&mut panel.bytes[..stripes * LANES]);
 }
@@ -147,11 +148,11 @@ impl Span {
     /// Unpacks one row.
     #[inline(always)]
     fn unpack<S: Simd, B: IntegerBlock>(&mut self, s: S, span: &[B], r: usize) {
-        let bias = s.splat_u8((B::ZERO.map_or(0, |zero| 1 << zero) + 128) as u8);
+        let bias = s.splat_u8((Less::<B>::ZERO.map_or(0, |zero| 1 << zero) + 128) as u8);
         for pair in 0..2 {
             let [first, second] = B::unpack(s, span, pair);
             for (half, q) in [first, second].into_iter().enumerate() {
-                let q = if biased::<S, B>() { s.sub_u8(q, bias) } else { q };
+                let q = if biased::<S, B::Lanes>() { s.sub_u8(q, bias) } else { q };
                 s.store_bytes(q, &mut self.bytes[2 * pair + half][r]);
             }
         }
@@ -159,29 +160,40 @@ impl Span {
         let mut lanes = [0.0; LANES];
         Of::<B>::each16(s, w.scale, &mut lanes);
         s.store_bytes(s.to_bits(s.load(&lanes)), &mut self.scales[r]);
-        if <B::Lanes as Lanes>::MINS {
+        if Less::<B>::MINS {
             Of::<B>::each16(s, w.min, &mut lanes);
             s.store_bytes(s.to_bits(s.load(&lanes)), &mut self.mins[r]);
         }
     }
+}
 
-    /// Transposes the rows into their places in the panel.
+/// Transposes a span's rows into their places in the panel, of which it is the `at`th span.
+struct Place<'a, L> {
+    span: &'a mut Span,
+    panel: &'a mut Integers,
+    at: usize,
+    lanes: PhantomData<L>,
+}
+
+impl<L: Lanes> Kernel for Place<'_, L> {
+    type Out = ();
     #[inline(always)]
-    fn place<S: Simd, B: IntegerBlock>(&mut self, s: S, panel: &mut Integers, at: usize) {
+    fn call<S: Simd>(self, s: S) {
         const LINES: usize = SPAN / 4;
+        let Place { span, panel, at, .. } = self;
         // A panel ends with a stripe, which may be before the end of the span.
         let lines = panel.bytes.get_mut(at * LINES..).unwrap_or_default();
-        for (i, block) in self.bytes.iter_mut().enumerate() {
+        for (i, block) in span.bytes.iter_mut().enumerate() {
             s.transpose(block);
             for (dword, line) in block.iter().enumerate() {
-                if let Some(out) = lines.get_mut(LINES / 2 * (i / 2) + Of::<B>::columns(i % 2, dword)) {
+                if let Some(out) = lines.get_mut(LINES / 2 * (i / 2) + L::Grouping::columns(i % 2, dword)) {
                     *out = *line;
                 }
             }
         }
-        let step = Of::<B>::LEN / 16;
-        let all = [(&mut self.scales, &mut panel.scales), (&mut self.mins, &mut panel.mins)];
-        for (block, out) in all.into_iter().take(1 + usize::from(<B::Lanes as Lanes>::MINS)) {
+        let step = L::Grouping::LEN / 16;
+        let all = [(&mut span.scales, &mut panel.scales), (&mut span.mins, &mut panel.mins)];
+        for (block, out) in all.into_iter().take(1 + usize::from(L::Less::MINS)) {
             s.transpose(block);
             let out = out.get_mut(at * (LANES / step)..).unwrap_or_default();
             for (out, line) in out.iter_mut().zip(block.iter().step_by(step)) {

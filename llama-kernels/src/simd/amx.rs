@@ -26,7 +26,7 @@
 use super::avx512::{AMX, Avx512};
 use super::{LANES, Need, SPAN, STRIPE, Simd};
 use crate::acts::{GROUP, PAIR_WORDS};
-use crate::format::{Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of};
+use crate::format::{Grouping, IntegerBlock, Lanes, Less, MOST_BLOCKS, Of, Subtrahend};
 use crate::matrix::Matrix;
 use crate::ops::gemm::Job;
 use core::arch::asm;
@@ -178,9 +178,9 @@ fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[
     Of::<B>::each16(s, w.scale, &mut scale);
     let scale = s.load(&scale);
     // value = scale * q + offset, exactly as far as one rounding allows
-    let zero = B::ZERO.map_or(0.0, |zero| (1u32 << zero) as f32);
+    let zero = Less::<B>::ZERO.map_or(0.0, |zero| (1u32 << zero) as f32);
     let mut offset = s.mul(scale, s.splat(-zero));
-    if <B::Lanes as Lanes>::MINS {
+    if Less::<B>::MINS {
         Of::<B>::each16(s, w.min, &mut min);
         offset = s.sub(offset, s.load(&min));
     }

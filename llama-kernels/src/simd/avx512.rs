@@ -18,7 +18,7 @@ use super::{Kernel, LANES, Need, STRIPE, Simd, amx, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
-use crate::ops::gemm;
+use crate::ops::{dots, gemm};
 use core::arch::x86_64::*;
 
 /// The CPU has AVX-512 F, BW, VL and DQ, and what its level adds to them.
@@ -133,14 +133,17 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
 
     fn run<K: Kernel>(self, kernel: K) -> K::Out {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")]
+        #[inline(never)]
         fn base<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
             kernel.call(s)
         }
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c,avx512vnni")]
+        #[inline(never)]
         fn vnni<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
             kernel.call(s)
         }
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c,avx512vnni,avx512bf16")]
+        #[inline(never)]
         fn bf16<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
             kernel.call(s)
         }
@@ -151,6 +154,24 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
                 VNNI => vnni(self, kernel),
                 _ => bf16(self, kernel),
             }
+        }
+    }
+
+    fn run_floats<K: Kernel>(self, kernel: K) -> K::Out {
+        Avx512::<BASE>(()).run(kernel)
+    }
+
+    fn run_rows<K: Kernel>(self, kernel: K) -> K::Out {
+        match LEVEL {
+            BASE => self.run(kernel),
+            _ => Avx512::<VNNI>(()).run(kernel),
+        }
+    }
+
+    fn run_tiles<K: Kernel>(self, kernel: K) -> K::Out {
+        match LEVEL {
+            BF16 => Avx512::<VNNI>(()).run(kernel),
+            _ => self.run(kernel),
         }
     }
 
@@ -176,13 +197,13 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     }
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
-        let many = job.acts.layout != Layout::Rows;
-        if LEVEL == AMX && B::BF16 && many {
-            amx::gemm_bf16(Avx512(()), job);
-        } else if LEVEL == BF16 && B::BF16 && many {
-            bf16::gemm(Avx512(()), job);
-        } else {
-            gemm::float::<Self, B, ROWS, TOKENS>(self, job);
+        gemm::float::<Self, B, ROWS, TOKENS>(self, job);
+    }
+    #[inline(always)]
+    fn gemm_pairs(self, job: gemm::Job<'_>) {
+        match LEVEL {
+            BF16 => bf16::gemm(Avx512(()), job),
+            _ => amx::gemm_bf16(Avx512(()), job),
         }
     }
 
@@ -308,6 +329,14 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             let a = _mm512_srli_epi32::<16>(_mm512_add_epi32(a, _mm512_add_epi32(bias, a_odd)));
             let b = _mm512_srli_epi32::<16>(_mm512_add_epi32(b, _mm512_add_epi32(bias, b_odd)));
             join!(_mm512_cvtepi32_epi16(a), _mm512_cvtepi32_epi16(b))
+        }
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, acc: Self::F, a: Self::I, b: Self::I) -> Self::F {
+        match LEVEL {
+            BASE | VNNI => dots::pairs_by_floats(self, acc, a, b),
+            _ => bf16::dot(Avx512(()), acc, a, b),
         }
     }
 
@@ -597,7 +626,6 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
-        _: Option<u32>,
     ) -> [Self::I; MT] {
         if LEVEL >= VNNI {
             panel::vnni(self, start, w, x)

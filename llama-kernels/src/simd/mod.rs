@@ -40,7 +40,7 @@ pub use scalar::Scalar;
 
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
-use crate::ops::{floats, gemm};
+use crate::ops::{dots, floats, gemm};
 
 /// Lanes of [`Simd::F`].
 pub const LANES: usize = 16;
@@ -112,6 +112,23 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// Compiles `kernel` with the ISA's features and runs it: the one place where they are listed.
     fn run<K: Kernel>(self, kernel: K) -> K::Out;
 
+    // Levels of an ISA share what a higher one has nothing to add to: it is compiled once, on the lowest.
+
+    /// [`run`](Self::run) for kernels that call no products of bytes and do not round to bfloat16.
+    fn run_floats<K: Kernel>(self, kernel: K) -> K::Out {
+        self.run(kernel)
+    }
+
+    /// The same for products of integers with few tokens.
+    fn run_rows<K: Kernel>(self, kernel: K) -> K::Out {
+        self.run(kernel)
+    }
+
+    /// The same for products of integers with many tokens.
+    fn run_tiles<K: Kernel>(self, kernel: K) -> K::Out {
+        self.run(kernel)
+    }
+
     /// Asks for the cache line at `p`, which need not be mapped.
     #[inline(always)]
     fn prefetch(self, _p: *const u8) {}
@@ -165,6 +182,12 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// Thirty-two floats rounded to bfloat16, to nearest even: `a`, then `b`. Subnormal numbers may become
     /// zeros, which is what the engines that multiply bfloat16 take them for.
     fn to_bf16(self, a: Self::F, b: Self::F) -> Self::I;
+
+    /// `acc` plus, in each lane, the products of two bfloat16 numbers. Subnormal numbers may be taken for zeros.
+    #[inline(always)]
+    fn dot_bf16(self, acc: Self::F, a: Self::I, b: Self::I) -> Self::F {
+        dots::pairs_by_floats(self, acc, a, b)
+    }
 
     // Sixteen 32-bit integers.
 
@@ -319,14 +342,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// `w[q]` holds four bytes of each of the sixteen rows, `x[q][t]` the same four columns of token `t`;
     /// `w` has been through [`arrange_panel`](Self::arrange_panel). Where [`SIGNED_ZERO`](Self::SIGNED_ZERO) says
     /// so, bytes of `w` are unsigned whatever the format has. With [`NARROW_SUMS`](Self::NARROW_SUMS), and fewer than
-    /// 8 bits, `start` is [`narrow_start`](Self::narrow_start)'s if the format has a `zero` point, and zero if not.
+    /// 8 bits, `start` is [`narrow_start`](Self::narrow_start)'s if the format has a zero point, and zero if not.
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
         start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
-        _zero: Option<u32>,
     ) -> [Self::I; MT] {
         let mut acc = start;
         for (w, x) in w.iter().zip(x) {
@@ -339,8 +361,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         acc
     }
 
-    /// Sixteen sums for each row with each token, `[token][row]`, of which lane `i` is the sum of the products of
-    /// columns `i`, `i + 16`, ...; all slices are of the same length, whole registers.
+    /// The products of rows with tokens, `[token][row]`; all slices are of the same length, whole registers.
     ///
     /// With every line of weights, the one `ahead` bytes further on is asked for.
     #[inline(always)]
@@ -349,23 +370,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         w: [&[B]; R],
         x: [&[f32]; T],
         ahead: usize,
-    ) -> [[Self::F; R]; T] {
-        let mut acc = [[self.splat(0.0); R]; T];
-        for start in (0..x[0].len() / LANES * LANES).step_by(LANES) {
-            let mut rows = [self.splat(0.0); R];
-            for (v, w) in rows.iter_mut().zip(&w) {
-                let w: &[B; LANES] = w[start..start + LANES].try_into().expect("a register");
-                self.prefetch(w.as_ptr().cast::<u8>().wrapping_add(ahead));
-                *v = B::widen(self, w);
-            }
-            for (acc, x) in acc.iter_mut().zip(&x) {
-                let x = self.load(x[start..start + LANES].try_into().expect("a register"));
-                for (acc, &w) in acc.iter_mut().zip(&rows) {
-                    *acc = self.fma(w, x, *acc);
-                }
-            }
-        }
-        acc
+    ) -> [[f32; R]; T] {
+        dots::floats(self, w, x, ahead)
     }
 
     /// Adds to `c`, `[token][row]`, the products of a panel, a column of sixteen rows in `f32` a line, with `T` tokens,
@@ -431,6 +437,10 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
 
     /// The engine for float formats.
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>);
+
+    /// The engine for bfloat16 weights and activations rounded to it. Not called without [`BF16`](Self::BF16).
+    #[inline(always)]
+    fn gemm_pairs(self, _job: gemm::Job<'_>) {}
 
     // What attention asks for.
 

@@ -132,14 +132,17 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
 
     fn run<K: Kernel>(self, kernel: K) -> K::Out {
         #[target_feature(enable = "neon")]
+        #[inline(never)]
         fn base<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
             kernel.call(s)
         }
         #[target_feature(enable = "neon,dotprod")]
+        #[inline(never)]
         fn dotprod<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
             kernel.call(s)
         }
         #[target_feature(enable = "neon,dotprod,i8mm")]
+        #[inline(never)]
         fn i8mm<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
             kernel.call(s)
         }
@@ -150,6 +153,17 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
                 DOTPROD => dotprod(self, kernel),
                 _ => i8mm(self, kernel),
             }
+        }
+    }
+
+    fn run_floats<K: Kernel>(self, kernel: K) -> K::Out {
+        Neon::<BASE>(()).run(kernel)
+    }
+
+    fn run_rows<K: Kernel>(self, kernel: K) -> K::Out {
+        match LEVEL {
+            I8MM => Neon::<DOTPROD>(()).run(kernel),
+            _ => self.run(kernel),
         }
     }
 
@@ -487,7 +501,6 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
         start: [Self::I; MT],
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
-        _: Option<u32>,
     ) -> [Self::I; MT] {
         let mut acc = match LEVEL {
             BASE => self.panel_base::<L, QUADS, MT>(w, x),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::format::tests::unpack_agrees_with_dequantize;
-use crate::format::{Grouping, Lane, Lanes, Of16, Of32};
+use crate::format::{Grouping, Lane, Lanes, Minimum, Nothing, Of16, Of32, Subtrahend, Zero};
 use crate::{available, run_on};
 use half::bf16;
 use std::array::from_fn;
@@ -101,6 +101,7 @@ impl Kernel for All {
                 lines.iter().flatten().map(|b| u32::from(*b)).collect()
             }),
             ("to_bits", int(s.to_bits(fa))),
+            ("dot_bf16", float(s.dot_bf16(fb, s.to_bf16(fa, fb), s.to_bf16(s.splat(0.5), s.splat(2.0))))),
             ("quarters", int(s.quarters([&quarter[0], &quarter[3], &quarter[1], &quarter[2]]))),
             ("strided 18", int(s.strided::<18>(&from_fn(|i| from_fn(|j| w[(18 * i + 3 * j) % STRIPE])), 0))),
             ("strided 20", int(s.strided::<20>(&from_fn(|i| from_fn(|j| w[(20 * i + 3 * j) % STRIPE])), 1))),
@@ -137,7 +138,7 @@ impl Kernel for All {
                 )),
             ),
             ("widen_i8", int(s.widen_i8(&quarter[1]))),
-            ("dot_pair, small", int(s.dot_pair::<Lane<6, Of32, false>>([is, is], [ix, iw]))),
+            ("dot_pair, small", int(s.dot_pair::<Lane<6, Of32, Nothing>>([is, is], [ix, iw]))),
             ("load8, mul8", eight(s.mul8(s.load8(&a8), s.splat8(b[0])))),
             ("fma8", eight(s.fma8(s.splat8(2.0), s.load8(&a8), s.load8(&b8)))),
             ("floats8_i8", eight(s.floats8_i8(bits))),
@@ -223,7 +224,6 @@ const TOKENS: usize = if cfg!(target_arch = "x86_64") { 12 } else { 4 };
 
 /// The dot products of a panel of `QUADS` x 4 columns.
 struct Panel<L, const QUADS: usize> {
-    zero: Option<u32>,
     w: [[u8; STRIPE]; QUADS],
     x: [[i32; TOKENS]; QUADS],
     lanes: PhantomData<L>,
@@ -231,7 +231,7 @@ struct Panel<L, const QUADS: usize> {
 
 impl<L: Lanes, const QUADS: usize> Panel<L, QUADS> {
     /// Anything within the range of the lanes if `seed` is odd, its ends if it is even.
-    fn new(seed: u64, zero: Option<u32>) -> Self {
+    fn new(seed: u64) -> Self {
         let mut state = seed;
         let mut pick = |low: i16, high: i16| {
             let (random, ends) = (next(&mut state) as i16, [low, high]);
@@ -240,7 +240,6 @@ impl<L: Lanes, const QUADS: usize> Panel<L, QUADS> {
         };
         let (low, high) = if L::BITS < 8 { (0, (1 << L::BITS) - 1) } else { (-128, 127) };
         Panel {
-            zero,
             w: from_fn(|_| from_fn(|_| pick(low, high))),
             x: from_fn(|_| from_fn(|_| i32::from_le_bytes(from_fn(|_| pick(-127, 127))))),
             lanes: PhantomData,
@@ -266,7 +265,7 @@ impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
         // As the engine does it: a zero point is taken off, and signed weights may become unsigned.
         for (t, start) in start.iter_mut().enumerate() {
             let pairs = -sum(t, 2..4) << 16 | -sum(t, 0..2) & 0xffff;
-            *start = match (self.zero, S::SIGNED_ZERO) {
+            *start = match (L::Less::ZERO, S::SIGNED_ZERO) {
                 (Some(zero), _) if narrow => s.narrow_start(pairs, zero),
                 (Some(zero), _) => s.splat_i32(7 - (sum(t, 0..4) << zero)),
                 (None, Some(zero)) if L::BITS == 8 => s.splat_i32(7 - (sum(t, 0..4) << zero)),
@@ -278,7 +277,7 @@ impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
         }
         s.arrange_panel(&mut self.w);
         let mut out = [[0; LANES]; TOKENS];
-        let dots = s.dot_panel::<L, QUADS, TOKENS>(start, &self.w, &self.x, self.zero);
+        let dots = s.dot_panel::<L, QUADS, TOKENS>(start, &self.w, &self.x);
         for (dots, out) in dots.into_iter().zip(&mut out) {
             s.store_i32(if narrow { s.add_i32(dots, s.splat_i32(7)) } else { dots }, out);
         }
@@ -286,13 +285,13 @@ impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
     }
 }
 
-fn check_panels<S: Simd, L: Lanes>(s: S, zero: Option<u32>) {
+fn check_panels<S: Simd, L: Lanes>(s: S) {
     for seed in 0..200 {
         let name = format!("dot_panel of {} with {} bits, seed {seed}", S::NAME, L::BITS);
-        let panel = || Panel::<L, 4>::new(seed, zero);
+        let panel = || Panel::<L, 4>::new(seed);
         assert_eq!(Scalar.run(panel()), s.run(panel()), "{name}");
         if L::Grouping::LEN == 32 {
-            let panel = || Panel::<L, 8>::new(seed, zero);
+            let panel = || Panel::<L, 8>::new(seed);
             assert_eq!(Scalar.run(panel()), s.run(panel()), "{name}");
         }
     }
@@ -309,15 +308,15 @@ impl Kernel for Check {
         for (expected, found) in Scalar.run(Halves).into_iter().zip(s.run(Halves)) {
             assert_eq!(expected, found, "{}", S::NAME);
         }
-        check_panels::<S, Lane<2, Of32, false>>(s, Some(0));
-        check_panels::<S, Lane<2, Of16, true>>(s, None);
-        check_panels::<S, Lane<3, Of16, false>>(s, Some(2));
-        check_panels::<S, Lane<4, Of32, false>>(s, Some(3));
-        check_panels::<S, Lane<4, Of32, true>>(s, None);
-        check_panels::<S, Lane<5, Of32, false>>(s, Some(4));
-        check_panels::<S, Lane<5, Of32, true>>(s, None);
-        check_panels::<S, Lane<6, Of16, false>>(s, Some(5));
-        check_panels::<S, Lane<8, Of32, false>>(s, None);
+        check_panels::<S, Lane<2, Of32, Zero<0>>>(s);
+        check_panels::<S, Lane<2, Of16, Minimum>>(s);
+        check_panels::<S, Lane<3, Of16, Zero<2>>>(s);
+        check_panels::<S, Lane<4, Of32, Zero<3>>>(s);
+        check_panels::<S, Lane<4, Of32, Minimum>>(s);
+        check_panels::<S, Lane<5, Of32, Zero<4>>>(s);
+        check_panels::<S, Lane<5, Of32, Minimum>>(s);
+        check_panels::<S, Lane<6, Of16, Zero<5>>>(s);
+        check_panels::<S, Lane<8, Of32, Nothing>>(s);
         for (x, found) in (0..200).flat_map(|seed| s.run(Rounded { seed })) {
             let expected = bf16::from_f32(x);
             let zero = x.is_subnormal() && found.to_bits() == expected.to_bits() & 0x8000;

@@ -4,7 +4,7 @@
 //! token after the other, each a chain of dependent products.
 
 use super::{Avx2, TILE};
-use crate::format::Lanes;
+use crate::format::{Lanes, Subtrahend};
 use crate::simd::{STRIPE, Simd};
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -147,7 +147,7 @@ pub(super) fn vnni<L: Lanes, const QUADS: usize, const MT: usize>(
 }
 
 /// [`Simd::dot_panel`] without VNNI. Small weights leave room in 16 bits: several products are added before one
-/// `vpmaddwd` widens them. It is the sums that have to fit, of weights less their zero point if `zero` is given:
+/// `vpmaddwd` widens them. It is the sums that have to fit, of weights less their zero point, if there is one:
 /// what lies between may wrap around.
 #[inline(always)]
 pub(super) fn base<L: Lanes, const QUADS: usize, const MT: usize>(
@@ -155,11 +155,11 @@ pub(super) fn base<L: Lanes, const QUADS: usize, const MT: usize>(
     start: [[__m256i; 2]; MT],
     w: &[[u8; STRIPE]; QUADS],
     x: &[[i32; MT]; QUADS],
-    zero: Option<u32>,
 ) -> [[__m256i; 2]; MT] {
     const { assert!(MT.is_multiple_of(TILE) && QUADS.is_multiple_of(FOUR), "whole tiles, whole blocks") };
     let mut acc = start;
     let (w, x) = (w.as_chunks::<FOUR>().0, x.as_chunks::<FOUR>().0);
+    let zero = L::Less::ZERO;
     let largest = zero.map_or((1 << L::BITS) - 1, |zero| (1 << zero).max((1 << L::BITS) - 1 - (1 << zero)));
     let fitting = 32767 / (2 * 127 * largest) / FOUR;
     assert!(L::BITS == 8 || fitting >= if zero.is_some() { w.len() } else { 1 }, "sums that fit in 16 bits");

@@ -6,7 +6,7 @@
 
 use super::{Avx512, BF16, ROWS, TOKENS};
 use crate::acts::stripes;
-use crate::ops::dots::{self, Dots, Operands};
+use crate::ops::dots::{self, Operands, Pairs};
 use crate::ops::gemm::Job;
 use crate::simd::{LANES, STRIPE, Simd};
 use core::arch::x86_64::*;
@@ -26,52 +26,9 @@ pub(super) fn gemm(s: Avx512<BF16>, job: Job<'_>) {
     dots::product::<_, Pairs, ROWS, TOKENS>(s, &operands, out, padded);
 }
 
-/// Bfloat16 numbers times bfloat16 numbers.
-struct Pairs;
-
-impl Dots<Avx512<BF16>> for Pairs {
-    type W = [u8; 2];
-    type X = [u8; 2];
-    const WIDTH: usize = 32;
-
-    fn zero() -> ([u8; 2], [u8; 2]) {
-        ([0; 2], [0; 2])
-    }
-
-    #[inline(always)]
-    fn tile<const R: usize, const T: usize>(
-        s: Avx512<BF16>,
-        w: [&[[u8; 2]]; R],
-        x: [&[[u8; 2]]; T],
-        ahead: usize,
-    ) -> [[f32; R]; T] {
-        let mut acc = [[s.splat(0.0); R]; T];
-        for start in (0..x[0].len() / Self::WIDTH * Self::WIDTH).step_by(Self::WIDTH) {
-            let mut rows = [s.splat_i32(0); R];
-            for (v, w) in rows.iter_mut().zip(&w) {
-                let w = w[start..start + Self::WIDTH].as_flattened();
-                s.prefetch(w.as_ptr().wrapping_add(ahead));
-                *v = s.load_bytes(w.try_into().expect("a register"));
-            }
-            for (acc, x) in acc.iter_mut().zip(&x) {
-                let x = x[start..start + Self::WIDTH].as_flattened();
-                let x = s.load_bytes(x.try_into().expect("a register"));
-                for (acc, &w) in acc.iter_mut().zip(&rows) {
-                    *acc = dot(s, *acc, w, x);
-                }
-            }
-        }
-        let mut out = [[0.0; R]; T];
-        for (out, acc) in out.iter_mut().zip(acc) {
-            *out = s.sums(acc);
-        }
-        out
-    }
-}
-
 /// The products of two pairs in each lane, added to `acc`.
 #[inline(always)]
-fn dot(_proof: Avx512<BF16>, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+pub(super) fn dot(_proof: Avx512<BF16>, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
     // SAFETY: the first argument proves AVX512-BF16; the types are of the same bits.
     unsafe { _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)) }
 }
