@@ -26,7 +26,7 @@
 //! memory by the compiler at a third of the speed: so a tile has whole registers only.
 //!
 //! Tokens are dealt out to tiles evenly, sixteen as 6, 5 and 5. The order in which a product is added up depends on
-//! neither the tile nor the number of tokens.
+//! neither the tile nor the number of tokens (on AVX2: of those that do not go through panels).
 
 use crate::format::FloatBlock;
 use crate::simd::{Kernel, LANES, STRIPE, Simd};
