@@ -32,6 +32,8 @@ pub trait Grouping: Copy + 'static {
     fn widen<S: Simd>(s: S, a: Self::Scale<S>) -> S::F;
     /// Writes the number of each 16 weights.
     fn each16<S: Simd>(s: S, a: Self::Scale<S>, out: &mut [f32; LANES]);
+    /// Writes the number of each group.
+    fn store<S: Simd>(s: S, a: Self::Scale<S>, out: &mut [f32]);
     /// `acc` plus the scaled products of the `pair`th half of a span.
     fn accumulate<S: Simd, L: Lanes>(
         s: S,
@@ -95,6 +97,10 @@ impl Grouping for Of16 {
     #[inline(always)]
     fn each16<S: Simd>(s: S, a: S::F, out: &mut [f32; LANES]) {
         s.store(a, out);
+    }
+    #[inline(always)]
+    fn store<S: Simd>(s: S, a: S::F, out: &mut [f32]) {
+        s.store(a, out.first_chunk_mut().expect("a number for each group"));
     }
     #[inline(always)]
     fn accumulate<S: Simd, L: Lanes>(
@@ -165,6 +171,10 @@ impl Grouping for Of32 {
         for (out, scale) in out.as_chunks_mut::<2>().0.iter_mut().zip(eight) {
             *out = [scale; 2];
         }
+    }
+    #[inline(always)]
+    fn store<S: Simd>(s: S, a: S::H, out: &mut [f32]) {
+        s.store8(a, out.first_chunk_mut().expect("a number for each group"));
     }
     #[inline(always)]
     fn accumulate<S: Simd, L: Lanes>(

@@ -125,7 +125,7 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
                 room.unpack::<S, B>(s, &span[..n], r);
             }
         }
-        s.run(Place::<B::Lanes> { span: &mut room, panel, at, lanes: PhantomData });
+        s.run(Place::<B::Lanes> { span: &room, panel, at, lanes: PhantomData });
     }
     s.arrange_panel(&mut panel.bytes[..stripes * LANES]);
 }
@@ -134,15 +134,14 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
 struct Span {
     /// The registers that a format unpacks to, of each row.
     bytes: [[[u8; STRIPE]; LANES]; SPAN / STRIPE],
-    /// A number for each sixteen weights, of each row.
-    scales: [[u8; STRIPE]; LANES],
-    mins: [[u8; STRIPE]; LANES],
+    /// Of each row the scales, then the minimums: those of both fill one register, or one each.
+    numbers: [[[f32; LANES]; LANES]; 2],
 }
 
 impl Span {
     #[inline(always)]
     fn new() -> Span {
-        Span { bytes: [[[0; STRIPE]; LANES]; 4], scales: [[0; STRIPE]; LANES], mins: [[0; STRIPE]; LANES] }
+        Span { bytes: [[[0; STRIPE]; LANES]; 4], numbers: [[[0.0; LANES]; LANES]; 2] }
     }
 
     /// Unpacks one row.
@@ -157,19 +156,18 @@ impl Span {
             }
         }
         let w = B::scales(s, span);
-        let mut lanes = [0.0; LANES];
-        Of::<B>::each16(s, w.scale, &mut lanes);
-        s.store_bytes(s.to_bits(s.load(&lanes)), &mut self.scales[r]);
+        let [first, second] = &mut self.numbers;
+        Of::<B>::store(s, w.scale, &mut first[r]);
         if Less::<B>::MINS {
-            Of::<B>::each16(s, w.min, &mut lanes);
-            s.store_bytes(s.to_bits(s.load(&lanes)), &mut self.mins[r]);
+            let mins = if Of::<B>::LEN == 32 { &mut first[r][LANES / 2..] } else { &mut second[r] };
+            Of::<B>::store(s, w.min, mins);
         }
     }
 }
 
 /// Transposes a span's rows into their places in the panel, of which it is the `at`th span.
 struct Place<'a, L> {
-    span: &'a mut Span,
+    span: &'a Span,
     panel: &'a mut Integers,
     at: usize,
     lanes: PhantomData<L>,
@@ -180,27 +178,32 @@ impl<L: Lanes> Kernel for Place<'_, L> {
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         const LINES: usize = SPAN / 4;
-        let Place { span, panel, at, .. } = self;
-        // A panel ends with a stripe, which may be before the end of the span.
-        let lines = panel.bytes.get_mut(at * LINES..).unwrap_or_default();
-        for (i, block) in span.bytes.iter_mut().enumerate() {
-            s.transpose(block);
-            for (dword, line) in block.iter().enumerate() {
-                if let Some(out) = lines.get_mut(LINES / 2 * (i / 2) + L::Grouping::columns(i % 2, dword)) {
-                    *out = *line;
-                }
-            }
+        let Place { span, panel: Integers { bytes, scales, mins }, at, .. } = self;
+        let stride = L::Grouping::columns(0, 4);
+        for (i, block) in span.bytes.iter().enumerate() {
+            let first = LINES * at + LINES / 2 * (i / 2) + L::Grouping::columns(i % 2, 0);
+            s.transpose(block, &mut bytes[first..][..3 * stride + 4], stride);
         }
-        let step = L::Grouping::LEN / 16;
-        let all = [(&mut span.scales, &mut panel.scales), (&mut span.mins, &mut panel.mins)];
-        for (block, out) in all.into_iter().take(1 + usize::from(L::Less::MINS)) {
-            s.transpose(block);
-            let out = out.get_mut(at * (LANES / step)..).unwrap_or_default();
-            for (out, line) in out.iter_mut().zip(block.iter().step_by(step)) {
+        let groups = SPAN / L::Grouping::LEN;
+        let all = if L::Less::MINS { 2 * groups } else { groups };
+        let mut numbers = [[0; STRIPE]; 2 * LANES];
+        for (block, numbers) in
+            span.numbers.iter().zip(numbers.chunks_exact_mut(LANES)).take(all.div_ceil(LANES))
+        {
+            s.transpose(as_bytes(block), numbers, 4);
+        }
+        for (i, out) in [scales, mins].into_iter().enumerate().take(all / groups) {
+            for (out, line) in out[at * groups..][..groups].iter_mut().zip(&numbers[i * groups..]) {
                 s.store(s.bit_cast(s.load_bytes(line)), out);
             }
         }
     }
+}
+
+/// Lines of floats as the bytes that they are.
+fn as_bytes(lines: &[[f32; LANES]; LANES]) -> &[[u8; STRIPE]; LANES] {
+    // SAFETY: of the same size; bytes may be read at any address.
+    unsafe { &*std::ptr::from_ref(lines).cast() }
 }
 
 /// Fills a panel with columns `cols` of at most sixteen rows in floats, a column a line; missing rows are zero.
@@ -220,25 +223,25 @@ pub(crate) fn float<S: Simd, B: FloatBlock>(
         None => &[],
     });
     let (blocks, rest) = panel[..cols.len()].as_chunks_mut::<LANES>();
-    for (i, lines) in blocks.iter_mut().enumerate() {
-        for (row, line) in rows.iter().zip(lines.iter_mut()) {
-            *line = [0; STRIPE];
+    let mut lines = [[0; STRIPE]; LANES];
+    for (i, block) in blocks.iter_mut().enumerate() {
+        for (row, line) in rows.iter().zip(&mut lines) {
             if let Some(row) = row.as_chunks().0.get(i) {
                 s.prefetch(row.as_ptr().cast::<u8>().wrapping_add(ahead));
                 s.store_bytes(s.to_bits(B::widen(s, row)), line);
             }
         }
-        s.transpose(lines);
+        s.transpose(&lines, block, 4);
     }
     if !rest.is_empty() {
-        let mut lines = [[0; STRIPE]; LANES];
-        for (row, line) in rows.iter().zip(&mut lines) {
+        for (row, line) in rows.iter().zip(&mut lines).filter(|(row, _)| !row.is_empty()) {
             let (row, mut padded) = (row.as_chunks::<LANES>().1, [B::zeroed(); LANES]);
             padded[..row.len()].copy_from_slice(row);
             s.store_bytes(s.to_bits(B::widen(s, &padded)), line);
         }
-        s.transpose(&mut lines);
-        rest.copy_from_slice(&lines[..rest.len()]);
+        let mut block = [[0; STRIPE]; LANES];
+        s.transpose(&lines, &mut block, 4);
+        rest.copy_from_slice(&block[..rest.len()]);
     }
 }
 

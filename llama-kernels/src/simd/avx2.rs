@@ -101,15 +101,6 @@ impl<const VNNI: bool> Avx2<VNNI> {
         out
     }
 
-    /// Writes half `j` of eight lines, the `i`th ones.
-    #[inline(always)]
-    fn put(self, block: [__m256i; 8], lines: &mut [[u8; STRIPE]; LANES], i: usize, j: usize) {
-        for (line, block) in lines[8 * i..].iter_mut().zip(block) {
-            let half: &mut [u8; 32] = &mut line.as_chunks_mut().0[j];
-            avx2! { _mm256_storeu_si256(half.as_mut_ptr().cast(), block) }
-        }
-    }
-
     /// Sixteen floats to 32-bit integers, saturated to 16 bits, in the order that `packs` leaves.
     #[inline(always)]
     fn to_i16(self, x: [__m256; 2]) -> __m256i {
@@ -356,14 +347,16 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         })
     }
     #[inline(always)]
-    fn transpose(self, lines: &mut [[u8; STRIPE]; LANES]) {
+    fn transpose(self, lines: &[[u8; STRIPE]; LANES], out: &mut [[u8; STRIPE]], stride: usize) {
         for i in 0..2 {
-            let block = self.transposed(lines, i, i);
-            self.put(block, lines, i, i);
+            for j in 0..2 {
+                for (word, rows) in self.transposed(lines, i, j).into_iter().enumerate() {
+                    let line = &mut out[(2 * j + word / 4) * stride + word % 4];
+                    let half: &mut [u8; 32] = &mut line.as_chunks_mut().0[i];
+                    avx2! { _mm256_storeu_si256(half.as_mut_ptr().cast(), rows) }
+                }
+            }
         }
-        let (right, left) = (self.transposed(lines, 0, 1), self.transposed(lines, 1, 0));
-        self.put(left, lines, 0, 1);
-        self.put(right, lines, 1, 0);
     }
     #[inline(always)]
     fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2] {

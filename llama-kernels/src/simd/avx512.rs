@@ -427,13 +427,13 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         }
     }
     #[inline(always)]
-    fn transpose(self, lines: &mut [[u8; STRIPE]; LANES]) {
+    fn transpose(self, lines: &[[u8; STRIPE]; LANES], out: &mut [[u8; STRIPE]], stride: usize) {
         let mut words = [self.splat(0.0); LANES];
-        for (words, line) in words.iter_mut().zip(lines.iter()) {
+        for (words, line) in words.iter_mut().zip(lines) {
             *words = self.bit_cast(self.load_bytes(line));
         }
-        for (line, words) in lines.iter_mut().zip(amx::transposed(self, words)) {
-            self.store_bytes(self.to_bits(words), line);
+        for (word, rows) in amx::transposed(self, words).into_iter().enumerate() {
+            self.store_bytes(self.to_bits(rows), &mut out[word / 4 * stride + word % 4]);
         }
     }
     #[inline(always)]

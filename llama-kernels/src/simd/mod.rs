@@ -227,12 +227,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         let quarter = |i: usize| x[4 * half + i].last_chunk().expect("sixteen bytes");
         self.quarters([quarter(0), quarter(1), quarter(2), quarter(3)])
     }
-    /// Sixteen lines of sixteen 32-bit words, transposed.
+    /// Sixteen lines of sixteen 32-bit words, transposed: word `4 * i + j` of all of them becomes line
+    /// `i * stride + j`.
     #[inline(always)]
-    fn transpose(self, lines: &mut [[u8; STRIPE]; LANES]) {
-        let old = *lines;
-        for (word, line) in lines.iter_mut().enumerate() {
-            for (out, row) in line.as_chunks_mut::<4>().0.iter_mut().zip(&old) {
+    fn transpose(self, lines: &[[u8; STRIPE]; LANES], out: &mut [[u8; STRIPE]], stride: usize) {
+        for word in 0..LANES {
+            let line = &mut out[word / 4 * stride + word % 4];
+            for (out, row) in line.as_chunks_mut::<4>().0.iter_mut().zip(lines) {
                 *out = row.as_chunks::<4>().0[word];
             }
         }

@@ -96,9 +96,10 @@ impl Kernel for All {
             ("bytes", stored.iter().map(|b| u32::from(*b)).collect()),
             ("splat_u8", int(s.splat_u8(200))),
             ("transpose", {
-                let mut lines = from_fn(|i| from_fn(|j| w[(7 * i + j) % STRIPE].wrapping_mul(i as u8 | 1)));
-                s.transpose(&mut lines);
-                lines.iter().flatten().map(|b| u32::from(*b)).collect()
+                let lines = from_fn(|i| from_fn(|j| w[(7 * i + j) % STRIPE].wrapping_mul(i as u8 | 1)));
+                let mut out = [[1; STRIPE]; 28];
+                s.transpose(&lines, &mut out, 8);
+                out.iter().flatten().map(|b| u32::from(*b)).collect()
             }),
             ("to_bits", int(s.to_bits(fa))),
             ("dot_bf16", float(s.dot_bf16(fb, s.to_bf16(fa, fb), s.to_bf16(s.splat(0.5), s.splat(2.0))))),
