@@ -84,6 +84,7 @@ impl<B: FloatBlock> Dots for Floats<B> {
 }
 
 /// Bfloat16 numbers times bfloat16 numbers, adjacent columns in pairs.
+#[allow(dead_code, reason = "not every architecture multiplies them so")]
 pub(crate) struct Pairs;
 
 impl Dots for Pairs {
