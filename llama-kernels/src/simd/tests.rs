@@ -102,7 +102,11 @@ impl Kernel for All {
                 out.iter().flatten().map(|b| u32::from(*b)).collect()
             }),
             ("to_bits", int(s.to_bits(fa))),
-            ("dot_bf16", float(s.dot_bf16(fb, s.to_bf16(fa, fb), s.to_bf16(s.splat(0.5), s.splat(2.0))))),
+            ("dot_bf16", {
+                // Integers: exact in whatever order an instruction adds them up.
+                let i = |q: usize| s.to_f32(s.widen_i8(&quarter[q]));
+                float(s.dot_bf16(s.splat(3.0), s.to_bf16(i(0), i(1)), s.to_bf16(i(2), i(3))))
+            }),
             ("quarters", int(s.quarters([&quarter[0], &quarter[3], &quarter[1], &quarter[2]]))),
             ("strided 18", int(s.strided::<18>(&from_fn(|i| from_fn(|j| w[(18 * i + 3 * j) % STRIPE])), 0))),
             ("strided 20", int(s.strided::<20>(&from_fn(|i| from_fn(|j| w[(20 * i + 3 * j) % STRIPE])), 1))),
