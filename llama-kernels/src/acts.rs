@@ -14,10 +14,14 @@
 //! The bfloat16 engines read them rounded to bfloat16, pairs of columns in a word. In [`Layout::Pairs`], 32
 //! tokens lie side by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2
 //! columns`; in [`Layout::Tiles`], they are token by token, padded with zeros to whole stripes.
+//!
+//! Where floats go through panels ([`crate::ops::floats`]), they are read as they are, but the tokens of a tile lie side
+//! by side, column by column.
 
 use crate::buffer::{Buffer, Zero};
 use crate::ops::pack::PANELS;
 use crate::simd::{LANES, SPAN, STRIPE};
+use std::ops::Range;
 
 /// Columns that share a scale.
 pub(crate) const GROUP: usize = 32;
@@ -30,6 +34,8 @@ pub(crate) const TILE_WORDS: usize = GROUP / 4 + 1 + 3 + 3;
 pub(crate) enum Form {
     /// The activations as they are.
     Floats,
+    /// The same, column by column of each tile.
+    Columns,
     /// Quantized to bytes; for few tokens in the order of formats with a scale for each 16 weights.
     Bytes16,
     /// The same in that of formats with a scale for each 32 weights.
@@ -103,6 +109,7 @@ pub struct Acts {
     pub(crate) spans32: Buffer<Span32>,
     pub(crate) tiles: Buffer<i32>,
     pub(crate) pairs: Buffer<i32>,
+    pub(crate) columns: Buffer<f32>,
 }
 
 /// 256 columns of one token's quantized activations, for formats with a scale for each 16 weights. What lies
@@ -135,6 +142,12 @@ unsafe impl Zero for Span16 {}
 // SAFETY: as above.
 unsafe impl Zero for Span32 {}
 
+/// Tokens dealt out evenly to as few tiles as hold up to `most` each, sixteen as 6, 5 and 5.
+pub(crate) fn deal(tokens: usize, most: usize) -> impl ExactSizeIterator<Item = Range<usize>> + Clone {
+    let tiles = tokens.div_ceil(most);
+    (0..tiles).map(move |tile| tile * tokens / tiles..(tile + 1) * tokens / tiles)
+}
+
 /// Stripes that hold `cols` columns.
 pub(crate) fn stripes(cols: usize) -> usize {
     cols.div_ceil(STRIPE)
@@ -160,6 +173,7 @@ impl Acts {
             spans32: Buffer::new(0),
             tiles: Buffer::new(0),
             pairs: Buffer::new(0),
+            columns: Buffer::new(0),
         }
     }
 
@@ -192,12 +206,15 @@ impl Acts {
                 self.pairs = Buffer::new(n);
             }
         }
+        if wanted(Form::Columns) && self.columns.len() < tokens * cols {
+            self.columns = Buffer::new(tokens * cols);
+        }
     }
 
     /// Bytes that a batch of `tokens` x `cols` takes at most, in any layout.
     pub(crate) fn size(tokens: usize, cols: usize) -> usize {
         let rows = tokens * spans(cols) * (size_of::<Span16>() + size_of::<Span32>());
-        let group = 4 * (TILE_WORDS + GROUP / 2);
+        let group = 4 * (TILE_WORDS + GROUP / 2 + GROUP);
         rows.max((tokens + PAIR_TOKENS) * stripes(cols) * (STRIPE / GROUP) * group)
     }
 
@@ -212,7 +229,7 @@ impl Acts {
     }
 
     /// Where a token's spans lie.
-    fn row(&self, token: usize) -> std::ops::Range<usize> {
+    fn row(&self, token: usize) -> Range<usize> {
         assert!(self.layout == Layout::Rows && token < self.tokens, "token {token} of {}", self.tokens);
         let n = spans(self.cols);
         token * n..(token + 1) * n

@@ -32,7 +32,7 @@ pub(crate) trait Backend: Send + Sync {
     fn layout(&self, tokens: usize) -> Layout;
 
     /// What products with matrices of this format read of a batch in this layout.
-    fn form(&self, format: Format, layout: Layout) -> Form;
+    fn form(&self, format: Format, layout: Layout, tokens: usize) -> Form;
 
     /// Quantizes a part of one token's activations into the layouts of rows that are not empty.
     fn quantize_row(&self, x: &[f32], of16: &mut [Span16], of32: &mut [Span32]);
@@ -95,9 +95,14 @@ impl<S: Simd> Backend for S {
         S::layout(tokens)
     }
 
-    fn form(&self, format: Format, layout: Layout) -> Form {
+    fn form(&self, format: Format, layout: Layout, tokens: usize) -> Form {
         with_block!(format,
-            float B => if S::BF16 && B::BF16 && layout != Layout::Rows { Form::Pairs } else { Form::Floats },
+            float B => match layout {
+                Layout::Rows => Form::Floats,
+                _ if S::BF16 && B::BF16 => Form::Pairs,
+                _ if tokens >= S::PANELS_FROM => Form::Columns,
+                _ => Form::Floats,
+            },
             integer B => match Of::<B>::LEN {
                 _ if layout == Layout::Pairs => Form::Pairs,
                 16 => Form::Bytes16,

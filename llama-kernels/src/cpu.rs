@@ -24,12 +24,14 @@ use crate::backend::{self, Backend};
 use crate::buffer::Buffer;
 use crate::kv::{KvLayer, KvShape};
 use crate::matrix::Matrix;
+use crate::ops::floats;
 use crate::ops::pack::Panel;
 use crate::ops::push::{Push, Role};
 use crate::ops::rope::Pairs;
 use crate::placement::Placement;
 use crate::simd::{LANES, SPAN};
 use crate::team::{Pool, Team};
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Threads and an instruction set: what a model runs on. Sessions may share one; they take turns.
@@ -283,12 +285,12 @@ impl Ops<'_> {
         let backend = self.cpu.backend;
         let rows = self.deterministic || tokens <= Acts::ROWS_MAX;
         let layout = if rows { Layout::Rows } else { backend.layout(tokens) };
-        let wanted = |form| weights.iter().any(|w| backend.form(w.format(), layout) == form);
+        let wanted = |form| weights.iter().any(|w| backend.form(w.format(), layout, tokens) == form);
         acts.reshape(tokens, cols, layout, wanted);
         acts.alone = self.deterministic;
         let tile = layout.tile() * cols;
         let bytes = wanted(Form::Bytes16) || wanted(Form::Bytes32);
-        if !bytes && !wanted(Form::Pairs) {
+        if !bytes && !wanted(Form::Pairs) && !wanted(Form::Columns) {
             return;
         }
         let _span = self.span(|| Work::quantize(x.len()));
@@ -318,6 +320,15 @@ impl Ops<'_> {
             let words = layout.pair_words(cols);
             self.each_tile(&mut acts.pairs, words, x, tile, |x, out| {
                 backend.round_tile(x, cols, layout, out)
+            });
+        }
+        if wanted(Form::Columns) {
+            let (tiles, columns) = (floats::tiles(tokens), Parts::new(&mut acts.columns));
+            self.team.split(tiles.len(), &|_, tile| {
+                let Range { start, end } = tiles.clone().nth(tile).expect("a tile for each piece");
+                // SAFETY: each piece writes its own tile.
+                let out = unsafe { columns.part(start * cols..end * cols) };
+                floats::interleave(&x[start * cols..end * cols], cols, out);
             });
         }
     }

@@ -25,12 +25,14 @@
 //! next tile's activations asked for). Sums that any loop runs over (a rest of columns handled within a tile) are kept in
 //! memory by the compiler at a third of the speed: so a tile has whole registers only.
 //!
-//! Tokens are dealt out to tiles evenly, sixteen as 6, 5 and 5. The order in which a product is added up depends on
+//! Tokens are dealt out to tiles evenly. The order in which a product is added up depends on
 //! neither the tile nor the number of tokens (on AVX2: of those that do not go through panels).
 
+use crate::acts::deal;
 use crate::format::FloatBlock;
 use crate::simd::{Kernel, LANES, STRIPE, Simd};
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Bytes of a token's activations in a block of columns.
 const BLOCK: usize = 4096;
@@ -191,15 +193,13 @@ pub(crate) fn product<S: Simd, D: Dots, const R: usize, const T: usize>(
     const { assert!(LANES.is_multiple_of(R) && T <= 6, "rows of one line, tiles of at most six tokens") };
     let Some(rows) = w.len().checked_div(cols) else { return };
     assert!(tokens <= padded && rows.div_ceil(LANES) * padded <= out.len(), "room for {rows} x {tokens}");
-    let (block, tiles) = (BLOCK / size_of::<D::X>(), tokens.div_ceil(T));
+    let block = BLOCK / size_of::<D::X>();
     for start in (0..cols).step_by(block) {
         let n = block.min(cols - start);
-        let mut first = 0;
-        for tile in 0..tiles {
-            let count = tokens / tiles + usize::from(tile < tokens % tiles);
-            let ahead = if tile == 0 { R * cols * size_of::<D::W>() } else { 0 };
+        for Range { start: first, end } in deal(tokens, T) {
+            let ahead = if first == 0 { R * cols * size_of::<D::W>() } else { 0 };
             let tile = Tile::<D> { operands, start, n, first, ahead, out, padded };
-            match count {
+            match end - first {
                 6 => s.run(Rows::<D, R, 6>(tile)),
                 5 => s.run(Rows::<D, R, 5>(tile)),
                 4 => s.run(Rows::<D, R, 4>(tile)),
@@ -207,7 +207,6 @@ pub(crate) fn product<S: Simd, D: Dots, const R: usize, const T: usize>(
                 2 => s.run(Rows::<D, R, 2>(tile)),
                 _ => s.run(Rows::<D, R, 1>(tile)),
             }
-            first += count;
         }
     }
 }

@@ -15,9 +15,12 @@
 //! This is the scheme of the integer engine, which multiplies bytes ([`crate::acts`] describes the activations,
 //! [`super::pack`] the panels); per group of 32 (or 16) columns it converts once, and scales by one multiply-add. The
 //! zero point costs nothing where dot products take unsigned bytes: all weights are moved up to a zero of 128, and the
-//! accumulators start at minus 128 times the sum of the activations. Where products of small weights are added up in
-//! 16 bits (AVX2), accumulators start at minus the zero times the sums of two activations each. Elsewhere it is one
-//! more multiply-add, as a minimum is.
+//! accumulators start at minus 128 times the sum of the activations. Elsewhere it is one more multiply-add, as a minimum
+//! is. Plain AVX2 has tiles of its own (`simd/avx2/panel.rs`): it adds products of small weights up in 16 bits, from minus
+//! the zero times the sums of two activations each.
+//!
+//! While a tile is multiplied with its panels, the activations of the next one are asked for, a line a group. (AVX2, one
+//! Zen 3 core, 512 tokens, in turns: 1.14 to 1.2 times as fast.)
 //!
 //! AMX replaces the integer engine by one of its own, in bfloat16 (`simd/amx.rs`), which needs no scaling per group:
 //! when it was written, a prompt of 512 tokens through a 1.1B model in Q4_0 ran at 135 tokens/s on AVX2, 272 on
@@ -103,10 +106,12 @@ impl<L: Lanes, const MT: usize> Kernel for Tiles<'_, L, MT> {
     fn call<S: Simd>(self, s: S) {
         let Tiles { panels, groups, first, acts, out, padded, .. } = self;
         for tile in 0..padded / MT {
-            let x = &acts.tile(tile)[first..][..groups * TILE_WORDS * MT];
-            for (panel, out) in panels.iter().zip(out.chunks_exact_mut(padded)) {
+            let words = |tile: usize| &acts.tile(tile)[first..][..groups * TILE_WORDS * MT];
+            let (x, next) = (words(tile), words((tile + 1).min(padded / MT - 1)));
+            let parts = next.chunks(next.len().div_ceil(panels.len()));
+            for ((panel, out), next) in panels.iter().zip(out.chunks_exact_mut(padded)).zip(parts) {
                 let c = out[tile * MT..].first_chunk_mut().expect("whole tiles");
-                integer_tile::<S, L, MT>(s, panel, x, c);
+                s.integer_tile::<L, MT>(panel, x, next, c);
             }
         }
     }
@@ -118,9 +123,28 @@ pub(crate) fn sixteens(rows: &Range<usize>) -> impl Iterator<Item = Range<usize>
     rows.clone().step_by(LANES).map(move |row| row..end.min(row + LANES))
 }
 
-/// One tile: `c[t][r] += sum over columns of panel[r] * x[t]`.
+/// [`Simd::dot_panel`] in its terms.
 #[inline(always)]
-fn integer_tile<S: Simd, L: Lanes, const MT: usize>(
+pub(crate) fn dot_panel<S: Simd, L: Lanes, const QUADS: usize, const MT: usize>(
+    s: S,
+    start: [S::I; MT],
+    w: &[[u8; STRIPE]; QUADS],
+    x: &[[i32; MT]; QUADS],
+) -> [S::I; MT] {
+    let mut acc = start;
+    for (w, x) in w.iter().zip(x) {
+        let w = s.load_bytes(w);
+        for (acc, &x) in acc.iter_mut().zip(x) {
+            let x = s.splat_i32(x);
+            *acc = if L::BITS < 8 { s.dot_unsigned(*acc, w, x) } else { s.dot_signed(*acc, w, x) };
+        }
+    }
+    acc
+}
+
+/// [`Simd::integer_tile`] in terms of [`Simd::dot_panel`].
+#[inline(always)]
+pub(crate) fn integer_tile<S: Simd, L: Lanes, const MT: usize>(
     s: S,
     panel: &Integers,
     x: &[i32],
@@ -135,7 +159,6 @@ fn integer_tile<S: Simd, L: Lanes, const MT: usize>(
     let (x, _) = x.as_chunks::<TILE_WORDS>();
     let (w, _) = panel.bytes.as_chunks::<QUADS>();
     let per_group = GROUP / L::Grouping::LEN;
-    let narrow_zero = if S::NARROW_SUMS && L::BITS < 8 { L::Less::ZERO } else { None };
     for (g, (x, w)) in x.iter().zip(w).enumerate() {
         let (quads, rest) = x.split_first_chunk::<QUADS>().expect("eight quads a group");
         let [scale, totals @ .., _, _, _] = rest else { unreachable!("seven words follow") };
@@ -143,12 +166,10 @@ fn integer_tile<S: Simd, L: Lanes, const MT: usize>(
         for half in 0..per_group {
             let at = if per_group == 1 { 0 } else { 1 + half };
             let mut dots = [s.splat_i32(0); MT];
-            for t in 0..MT {
-                dots[t] = match narrow_zero {
-                    Some(zero) => s.narrow_start(offsets[at][t], zero),
-                    None if pack::biased::<S, L>() => s.splat_i32(offsets[at][t]),
-                    None => dots[t],
-                };
+            if pack::biased::<S, L>() {
+                for t in 0..MT {
+                    dots[t] = s.splat_i32(offsets[at][t]);
+                }
             }
             dots = if per_group == 1 {
                 s.dot_panel::<L, QUADS, MT>(dots, w, quads)
@@ -163,9 +184,7 @@ fn integer_tile<S: Simd, L: Lanes, const MT: usize>(
                 acc[t] = s.fma(s.to_f32(dots[t]), factor, acc[t]);
             }
             let min = match L::Less::ZERO {
-                Some(zero) if narrow_zero.is_none() && !pack::biased::<S, L>() => {
-                    s.mul(w_scale, s.splat((1u32 << zero) as f32))
-                }
+                Some(zero) if !pack::biased::<S, L>() => s.mul(w_scale, s.splat((1u32 << zero) as f32)),
                 _ if L::Less::MINS => s.load(&panel.mins[g * per_group + half]),
                 _ => continue,
             };

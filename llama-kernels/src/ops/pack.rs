@@ -33,7 +33,7 @@ pub struct Panel {
 }
 
 /// One panel in integers.
-pub(crate) struct Integers {
+pub struct Integers {
     /// Four columns of sixteen rows a line. (In floats, one column.)
     pub(crate) bytes: Buffer<[u8; STRIPE]>,
     /// Sixteen rows' scales a line, per group of 16 or 32 columns.
@@ -91,6 +91,57 @@ pub(crate) fn next<B: Block>(w: Matrix<'_>, cols: &Range<usize>, at: usize, pane
         (false, false) => down.wrapping_sub(bytes(cols.start)),
     }
 }
+
+/// The weights that are most probably unpacked after a block of some rows and columns: the same rows of the next
+/// columns, or as many rows further down. They are asked for bit by bit, while the block is multiplied.
+pub(crate) struct Coming {
+    /// The first line of a row, which need not be mapped; how far it is to the next row's.
+    row: *const u8,
+    stride: usize,
+    /// Bytes of a row, and the next one to be asked for.
+    bytes: usize,
+    at: usize,
+    rows: usize,
+    /// Lines that are asked for at once.
+    some: usize,
+}
+
+impl Coming {
+    /// What comes after `cols` of `rows`, in `parts` parts, if blocks have up to `most` columns.
+    pub(crate) fn after<B: Block>(
+        w: Matrix<'_>,
+        rows: &Range<usize>,
+        cols: &Range<usize>,
+        most: usize,
+        parts: usize,
+    ) -> Coming {
+        let (down, start) = if cols.end < w.cols() { (0, cols.end) } else { (rows.len(), 0) };
+        let bytes = |cols: usize| cols / B::LEN * size_of::<B>();
+        let (stride, bytes, start) = (w.row_stride(), bytes(most.min(w.cols() - start)), bytes(start));
+        let row = w.rows_bytes(rows.clone()).as_ptr().wrapping_add(down * stride + start);
+        let some = (bytes.div_ceil(LINE) * rows.len()).div_ceil(parts.max(1));
+        Coming { row, stride, bytes, at: 0, rows: rows.len(), some }
+    }
+
+    /// Asks for the next part.
+    #[inline(always)]
+    pub(crate) fn ask<S: Simd>(&mut self, s: S) {
+        for _ in 0..self.some {
+            if self.at >= self.bytes {
+                (self.at, self.row) = (0, self.row.wrapping_add(self.stride));
+                self.rows = self.rows.saturating_sub(1);
+            }
+            if self.rows == 0 {
+                return;
+            }
+            s.prefetch(self.row.wrapping_add(self.at));
+            self.at += LINE;
+        }
+    }
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Fills a panel with columns `cols` (from a multiple of [`INTEGER_COLS`]) of at most sixteen rows.
 /// Missing rows, and columns up to the next stripe, are zero. With each block the one `ahead` bytes further on is asked
@@ -207,7 +258,6 @@ fn as_bytes(lines: &[[f32; LANES]; LANES]) -> &[[u8; STRIPE]; LANES] {
 }
 
 /// Fills a panel with columns `cols` of at most sixteen rows in floats, a column a line; missing rows are zero.
-/// What lies `ahead` bytes further on is asked for.
 #[allow(dead_code, reason = "not every architecture multiplies floats so")]
 #[inline(always)]
 pub(crate) fn float<S: Simd, B: FloatBlock>(
@@ -215,7 +265,6 @@ pub(crate) fn float<S: Simd, B: FloatBlock>(
     w: Matrix<'_>,
     rows: Range<usize>,
     cols: Range<usize>,
-    ahead: usize,
     panel: &mut [[u8; STRIPE]],
 ) {
     let rows: [&[B]; LANES] = std::array::from_fn(|r| match rows.clone().nth(r) {
@@ -227,7 +276,6 @@ pub(crate) fn float<S: Simd, B: FloatBlock>(
     for (i, block) in blocks.iter_mut().enumerate() {
         for (row, line) in rows.iter().zip(&mut lines) {
             if let Some(row) = row.as_chunks().0.get(i) {
-                s.prefetch(row.as_ptr().cast::<u8>().wrapping_add(ahead));
                 s.store_bytes(s.to_bits(B::widen(s, row)), line);
             }
         }

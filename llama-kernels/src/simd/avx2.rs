@@ -5,6 +5,7 @@ use super::{Kernel, LANES, Need, STRIPE, Simd, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
+use crate::ops::pack::Integers;
 use crate::ops::{self, gemm};
 use core::arch::x86_64::*;
 
@@ -154,7 +155,10 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     fn multiply_bytes(self, rounds: usize) -> usize {
-        limits::multiply_bytes::<Self, TILE>(self, rounds)
+        match VNNI {
+            true => limits::multiply_bytes::<Self, TILE>(self, rounds),
+            false => panel::multiply(Avx2(()), rounds),
+        }
     }
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
@@ -162,10 +166,10 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
-        if job.acts.tokens < PANELS_FROM {
+        if job.acts.tokens < Self::PANELS_FROM {
             gemm::float::<Self, B, { dots::ROWS }, { dots::TOKENS }>(self, job);
         } else {
-            ops::floats::product::<Self, B, PANEL_TOKENS>(self, job);
+            ops::floats::product::<Self, B>(self, job);
         }
     }
 
@@ -541,7 +545,27 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     ) -> [Self::I; MT] {
         match VNNI {
             true => panel::vnni::<L, QUADS, MT>(start, w, x),
-            false => panel::base::<L, QUADS, MT>(Avx2(()), start, w, x),
+            false => gemm::dot_panel::<Self, L, QUADS, MT>(self, start, w, x),
+        }
+    }
+
+    #[inline(always)]
+    fn integer_tile<L: Lanes, const MT: usize>(
+        self,
+        panel: &Integers,
+        x: &[i32],
+        next: &[i32],
+        c: &mut [[f32; LANES]; MT],
+    ) {
+        match VNNI {
+            true => gemm::integer_tile::<Self, L, MT>(self, panel, x, c),
+            false => panel::tile::<L>(
+                Avx2(()),
+                panel,
+                x,
+                next,
+                c.as_mut_slice().try_into().expect("the one width of tiles"),
+            ),
         }
     }
 
@@ -556,26 +580,18 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn float_panel<const T: usize>(
-        self,
-        panel: &[[u8; STRIPE]],
-        x: &[f32],
-        stride: usize,
-        c: &mut [[f32; LANES]],
-    ) {
+    fn float_panel<const T: usize>(self, panel: &[[u8; STRIPE]], x: &[f32], c: &mut [[f32; LANES]]) {
         match T {
-            6 => avx2! { floats::six(panel, x, stride, c) },
-            5 => avx2! { floats::five(panel, x, stride, c) },
-            _ => ops::floats::panel::<Self, T>(self, panel, x, stride, c),
+            6 => avx2! { floats::six(panel, x, c) },
+            5 => avx2! { floats::five(panel, x, c) },
+            _ => ops::floats::panel::<Self, T>(self, panel, x, c),
         }
     }
 
-    const NARROW_SUMS: bool = !VNNI;
+    // F16, one core, 4096 x 4096, in turns: with 32, 64 and 512 tokens panels take 1.19, 1.01 and 0.83 of the time.
+    const PANELS_FROM: usize = 64;
 
-    #[inline(always)]
-    fn narrow_start(self, pairs: i32, zero: u32) -> Self::I {
-        each!(a in self.splat_i32(pairs) => _mm256_sll_epi16(a, _mm_cvtsi32_si128(zero as i32)))
-    }
+    const NARROW_SUMS: bool = !VNNI;
 
     const REGISTERS: usize = 8;
 
@@ -585,10 +601,3 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         each!(p in [p, p.wrapping_add(8)] => _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
     }
 }
-
-/// Tokens that pay for the unpacking of panels. (F16, one core, 4096 x 4096, in turns: with 32, 64 and 512 tokens panels
-/// take 1.19, 1.01 and 0.83 of the time.)
-const PANELS_FROM: usize = 64;
-
-/// Tokens of a tile beside a panel of sixteen rows: twelve accumulators, two registers of weights, one of activations.
-const PANEL_TOKENS: usize = 6;

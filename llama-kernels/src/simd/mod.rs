@@ -40,6 +40,7 @@ pub use scalar::Scalar;
 
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::ops::pack::Integers;
 use crate::ops::{dots, floats, gemm};
 
 /// Lanes of [`Simd::F`].
@@ -342,8 +343,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     ///
     /// `w[q]` holds four bytes of each of the sixteen rows, `x[q][t]` the same four columns of token `t`;
     /// `w` has been through [`arrange_panel`](Self::arrange_panel). Where [`SIGNED_ZERO`](Self::SIGNED_ZERO) says
-    /// so, bytes of `w` are unsigned whatever the format has. With [`NARROW_SUMS`](Self::NARROW_SUMS), and fewer than
-    /// 8 bits, `start` is [`narrow_start`](Self::narrow_start)'s if the format has a zero point, and zero if not.
+    /// so, bytes of `w` are unsigned whatever the format has.
     #[inline(always)]
     fn dot_panel<L: Lanes, const QUADS: usize, const MT: usize>(
         self,
@@ -351,15 +351,20 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         w: &[[u8; STRIPE]; QUADS],
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
-        let mut acc = start;
-        for (w, x) in w.iter().zip(x) {
-            let w = self.load_bytes(w);
-            for (acc, &x) in acc.iter_mut().zip(x) {
-                let x = self.splat_i32(x);
-                *acc = if L::BITS < 8 { self.dot_unsigned(*acc, w, x) } else { self.dot_signed(*acc, w, x) };
-            }
-        }
-        acc
+        gemm::dot_panel::<Self, L, QUADS, MT>(self, start, w, x)
+    }
+
+    /// Adds to `c`, `[token][row]`, the products of a panel with a tile of `MT` tokens, whose words `x` lie as
+    /// [`crate::acts`] has it. With each group of columns, a line of `next` may be asked for.
+    #[inline(always)]
+    fn integer_tile<L: Lanes, const MT: usize>(
+        self,
+        panel: &Integers,
+        x: &[i32],
+        _next: &[i32],
+        c: &mut [[f32; LANES]; MT],
+    ) {
+        gemm::integer_tile::<Self, L, MT>(self, panel, x, c);
     }
 
     /// The products of rows with tokens, `[token][row]`; all slices are of the same length, whole registers.
@@ -375,33 +380,23 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         dots::floats(self, w, x, ahead)
     }
 
-    /// Adds to `c`, `[token][row]`, the products of a panel, a column of sixteen rows in `f32` a line, with `T` tokens,
-    /// `stride` from one to the next in `x`. A sum's columns are added in their order.
+    /// Adds to `c`, `[token][row]`, the products of a panel, a column of sixteen rows in `f32` a line, with the columns
+    /// of `T` tokens, side by side in `x`. A sum's columns are added in their order.
     #[inline(always)]
-    fn float_panel<const T: usize>(
-        self,
-        panel: &[[u8; STRIPE]],
-        x: &[f32],
-        stride: usize,
-        c: &mut [[f32; LANES]],
-    ) {
-        floats::panel::<Self, T>(self, panel, x, stride, c);
+    fn float_panel<const T: usize>(self, panel: &[[u8; STRIPE]], x: &[f32], c: &mut [[f32; LANES]]) {
+        floats::panel::<Self, T>(self, panel, x, c);
     }
+
+    /// How many tokens it takes for products of floats to go through panels ([`floats`]).
+    const PANELS_FROM: usize = usize::MAX;
 
     /// The power of two that [`dot_signed`](Self::dot_signed) adds to signed weights, where the ISA
     /// multiplies unsigned bytes only; the drivers take its share off again.
     const SIGNED_ZERO: Option<u32> = None;
 
-    /// Whether [`dot_panel`](Self::dot_panel) adds products of small weights in 16 bits, two columns to a sum. What is
-    /// to be subtracted for the zero point is so from the start, and costs nothing.
+    /// Whether [`integer_tile`](Self::integer_tile) adds products of small weights in 16 bits, two columns to a sum: what
+    /// is to be subtracted for the zero point is so from the start, if it comes in two parts.
     const NARROW_SUMS: bool = false;
-
-    /// What the sums of one token start from, `pairs` in all lanes: two numbers of 16 bits, each times two to the power
-    /// of `zero`. Not called without [`NARROW_SUMS`](Self::NARROW_SUMS).
-    #[inline(always)]
-    fn narrow_start(self, pairs: i32, _zero: u32) -> Self::I {
-        self.splat_i32(pairs)
-    }
 
     /// How the engines of this ISA want a batch's activations: tiles of as many tokens as the registers hold.
     const LAYOUT: Layout;

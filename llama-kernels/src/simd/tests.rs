@@ -257,23 +257,15 @@ impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
 
     #[inline(always)]
     fn call<S: Simd>(mut self, s: S) -> Self::Out {
-        // Sums of 16 bits start from a zero point or from nothing, all others from anything.
-        let narrow = S::NARROW_SUMS && L::BITS < 8;
-        let mut start = [s.splat_i32(if narrow { 0 } else { 7 }); TOKENS];
-        let sum = |t: usize, bytes: std::ops::Range<usize>| -> i32 {
-            self.x
-                .iter()
-                .flat_map(|x| x[t].to_le_bytes()[bytes.clone()].to_vec())
-                .map(|x| i32::from(x as i8))
-                .sum()
+        let mut start = [s.splat_i32(7); TOKENS];
+        let sum = |t: usize| -> i32 {
+            self.x.iter().flat_map(|x| x[t].to_le_bytes()).map(|x| i32::from(x as i8)).sum()
         };
         // As the engine does it: a zero point is taken off, and signed weights may become unsigned.
         for (t, start) in start.iter_mut().enumerate() {
-            let pairs = -sum(t, 2..4) << 16 | -sum(t, 0..2) & 0xffff;
             *start = match (L::Less::ZERO, S::SIGNED_ZERO) {
-                (Some(zero), _) if narrow => s.narrow_start(pairs, zero),
-                (Some(zero), _) => s.splat_i32(7 - (sum(t, 0..4) << zero)),
-                (None, Some(zero)) if L::BITS == 8 => s.splat_i32(7 - (sum(t, 0..4) << zero)),
+                (Some(zero), _) => s.splat_i32(7 - (sum(t) << zero)),
+                (None, Some(zero)) if L::BITS == 8 => s.splat_i32(7 - (sum(t) << zero)),
                 _ => *start,
             };
         }
@@ -284,7 +276,7 @@ impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
         let mut out = [[0; LANES]; TOKENS];
         let dots = s.dot_panel::<L, QUADS, TOKENS>(start, &self.w, &self.x);
         for (dots, out) in dots.into_iter().zip(&mut out) {
-            s.store_i32(if narrow { s.add_i32(dots, s.splat_i32(7)) } else { dots }, out);
+            s.store_i32(dots, out);
         }
         out
     }

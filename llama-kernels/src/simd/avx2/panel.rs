@@ -2,69 +2,90 @@
 //!
 //! They are `asm!` that keeps its place. The compiler would load all lines of weights first, spill them, and do one
 //! token after the other, each a chain of dependent products.
+//!
+//! Without VNNI, a whole group of columns is one block of assembly, from its bytes to the sums in `f32`: it is the number
+//! of instructions that takes the time. The sums of a tile are added up where they lie, in C: in registers there is no
+//! room for them beside the group's own, so that the compiler spilled them, and moved around what it did not. Products of
+//! small weights are added up in 16 bits, and converted once a group.
+//!
+//! Tried, with no gain: asking for lines of the panel, or of the tile itself, before they are read (the second-level cache
+//! has them); blocks of 512 and 256 columns, whose panels stay in the first-level cache (0.97 and 0.85 of the speed: sums
+//! are reloaded, and loops entered, more often); three rows by three tokens, or six by two, in place of two by four (in
+//! registers, 1.0 to 1.03).
 
 use super::{Avx2, TILE};
-use crate::format::{Lanes, Subtrahend};
-use crate::simd::{STRIPE, Simd};
+use crate::acts::{GROUP, TILE_WORDS};
+use crate::format::{Grouping, Lanes, Subtrahend};
+use crate::ops::pack::Integers;
+use crate::simd::{LANES, STRIPE};
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-/// Columns that one block of assembly multiplies, by four.
-const FOUR: usize = 4;
+/// Lines of a group's weights: four columns each.
+const QUADS: usize = GROUP / 4;
+
+/// Four columns of sixteen rows, in two registers, times those of a tile's tokens.
+#[rustfmt::skip]
+macro_rules! quad {
+    ($line:literal, $kind:ident, $($how:tt)*) => {
+        concat!("vmovdqu {v}, ymmword ptr [{r} + 64 * ", $line, "]\n",
+                "vmovdqu {w}, ymmword ptr [{r} + 64 * ", $line, " + 32]\n",
+                $kind!("rows"),
+                columns!($line, 0), $kind!($($how)*, 0, "a", "b"), columns!($line, 1), $kind!($($how)*, 1, "c", "d"),
+                columns!($line, 2), $kind!($($how)*, 2, "e", "f"), columns!($line, 3), $kind!($($how)*, 3, "g", "h"))
+    };
+}
 
 /// One token's four columns, in all lanes.
 #[rustfmt::skip]
-macro_rules! broadcast {
-    ($line:literal, $at:literal) => {
-        concat!("vpbroadcastd {x}, dword ptr [{p} + {stride} * ", $line, " + ", $at, "]\n")
+macro_rules! columns {
+    ($line:literal, $token:literal) => {
+        concat!("vpbroadcastd {x}, dword ptr [{p} + {stride} * ", $line, " + 4 * ", $token, "]\n")
     };
 }
 
-/// One line of weights, in two registers, times the four tokens of a tile.
-#[rustfmt::skip]
-macro_rules! weights {
-    ($line:literal, $token:ident) => {
-        concat!(
-            "vmovdqu {v}, ymmword ptr [{r} + 64 * ", $line, "]\n",
-            "vmovdqu {w}, ymmword ptr [{r} + 64 * ", $line, " + 32]\n",
-            $token!("before"),
-            broadcast!($line, 0), $token!("a", "b"), broadcast!($line, 4), $token!("c", "d"),
-            broadcast!($line, 8), $token!("e", "f"), broadcast!($line, 12), $token!("g", "h")
-        )
-    };
-}
-
-/// Unsigned weights times one token's four columns, added up in 16 bits.
+/// Unsigned weights times one token's four columns, in 16 bits: the first of a sum, which starts from the token's offset
+/// times two to the power of the zero point (`start` is where the offsets lie) or from nothing, or one more.
 #[rustfmt::skip]
 macro_rules! narrow {
-    ("before") => { "" };
-    ($a:literal, $b:literal) => {
-        concat!(
-            "vpmaddubsw {y}, {v}, {x}\n", "vpmaddubsw {x}, {w}, {x}\n",
-            "vpaddw {", $a, "}, {", $a, "}, {y}\n", "vpaddw {", $b, "}, {", $b, "}, {x}\n"
-        )
+    ("rows") => { "" };
+    ("first", $t:literal, $a:literal, $b:literal) => {
+        concat!("vpmaddubsw {", $a, "}, {v}, {x}\n", "vpmaddubsw {", $b, "}, {w}, {x}\n")
+    };
+    ("first", $start:literal, $t:literal, $a:literal, $b:literal) => {
+        concat!("vpbroadcastd {y}, dword ptr [{p} + ", $start, " + 4 * ", $t, "]\n", "vpsllw {y}, {y}, {zero}\n",
+                narrow!("first", $t, $a, $b),
+                "vpaddw {", $a, "}, {", $a, "}, {y}\n", "vpaddw {", $b, "}, {", $b, "}, {y}\n")
+    };
+    ("more", $t:literal, $a:literal, $b:literal) => {
+        concat!("vpmaddubsw {y}, {v}, {x}\n", "vpmaddubsw {x}, {w}, {x}\n",
+                "vpaddw {", $a, "}, {", $a, "}, {y}\n", "vpaddw {", $b, "}, {", $b, "}, {x}\n")
     };
 }
 
-/// Signed weights likewise, added up in 32 bits: their signs move over to the activations.
+/// Signed weights likewise, in 32 bits: their signs move over to the activations.
 #[rustfmt::skip]
 macro_rules! wide {
-    ("before") => { "vpabsb {m}, {v}\nvpabsb {n}, {w}\n" };
-    ($a:literal, $b:literal) => {
-        concat!(
-            "vpsignb {y}, {x}, {v}\n", "vpsignb {x}, {x}, {w}\n",
-            "vpmaddubsw {y}, {m}, {y}\n", "vpmaddubsw {x}, {n}, {x}\n",
-            "vpmaddwd {y}, {y}, {ones}\n", "vpmaddwd {x}, {x}, {ones}\n",
-            "vpaddd {", $a, "}, {", $a, "}, {y}\n", "vpaddd {", $b, "}, {", $b, "}, {x}\n"
-        )
+    ("rows") => { "vpabsb {m}, {v}\nvpabsb {n}, {w}\n" };
+    ("products") => {
+        concat!("vpsignb {y}, {x}, {v}\n", "vpsignb {x}, {x}, {w}\n",
+                "vpmaddubsw {y}, {m}, {y}\n", "vpmaddubsw {x}, {n}, {x}\n")
+    };
+    ("first", $t:literal, $a:literal, $b:literal) => {
+        concat!(wide!("products"),
+                "vpmaddwd {", $a, "}, {y}, {ones}\n", "vpmaddwd {", $b, "}, {x}, {ones}\n")
+    };
+    ("more", $t:literal, $a:literal, $b:literal) => {
+        concat!(wide!("products"), "vpmaddwd {y}, {y}, {ones}\n", "vpmaddwd {x}, {x}, {ones}\n",
+                "vpaddd {", $a, "}, {", $a, "}, {y}\n", "vpaddd {", $b, "}, {", $b, "}, {x}\n")
     };
 }
 
 /// Unsigned weights with VNNI.
 #[rustfmt::skip]
 macro_rules! unsigned_vnni {
-    ("before") => { "" };
-    ($a:literal, $b:literal) => {
+    ("rows") => { "" };
+    ("more", $t:literal, $a:literal, $b:literal) => {
         concat!("{{vex}} vpdpbusd {", $a, "}, {v}, {x}\n", "{{vex}} vpdpbusd {", $b, "}, {w}, {x}\n")
     };
 }
@@ -72,21 +93,179 @@ macro_rules! unsigned_vnni {
 /// Signed weights with VNNI.
 #[rustfmt::skip]
 macro_rules! signed_vnni {
-    ("before") => { wide!("before") };
-    ($a:literal, $b:literal) => {
-        concat!(
-            "vpsignb {y}, {x}, {v}\n", "vpsignb {x}, {x}, {w}\n",
-            "{{vex}} vpdpbusd {", $a, "}, {m}, {y}\n", "{{vex}} vpdpbusd {", $b, "}, {n}, {x}\n"
-        )
+    ("rows") => { wide!("rows") };
+    ("more", $t:literal, $a:literal, $b:literal) => {
+        concat!("vpsignb {y}, {x}, {v}\n", "vpsignb {x}, {x}, {w}\n",
+                "{{vex}} vpdpbusd {", $a, "}, {m}, {y}\n", "{{vex}} vpdpbusd {", $b, "}, {n}, {x}\n")
     };
+}
+
+/// Four lines from the `first` on, or all eight.
+#[rustfmt::skip]
+macro_rules! four {
+    (0, $kind:ident, $($first:tt)*) => {
+        concat!(quad!(0, $kind, $($first)*), quad!(1, $kind, "more"), quad!(2, $kind, "more"), quad!(3, $kind, "more"))
+    };
+    (4, $kind:ident, $($first:tt)*) => {
+        concat!(quad!(4, $kind, $($first)*), quad!(5, $kind, "more"), quad!(6, $kind, "more"), quad!(7, $kind, "more"))
+    };
+}
+macro_rules! eight {
+    ($kind:ident, $($first:tt)*) => { concat!(four!(0, $kind, $($first)*), four!(4, $kind, "more")) };
+}
+
+/// Adds a tile's sums to C: widened, if they are narrow, converted, and scaled.
+#[rustfmt::skip]
+macro_rules! add {
+    ($kind:ident, $half:literal $(, $total:literal)?) => {
+        concat!(add!(0, "a", "b", $kind, $half $(, $total)?), add!(1, "c", "d", $kind, $half $(, $total)?),
+                add!(2, "e", "f", $kind, $half $(, $total)?), add!(3, "g", "h", $kind, $half $(, $total)?))
+    };
+    ($t:literal, $a:literal, $b:literal, $kind:ident, $half:literal $(, $total:literal)?) => {
+        concat!(widen!($kind, $a), widen!($kind, $b),
+                "vcvtdq2ps {", $a, "}, {", $a, "}\n", "vcvtdq2ps {", $b, "}, {", $b, "}\n",
+                "vbroadcastss {x}, dword ptr [{p} + 128 + 4 * ", $t, "]\n",
+                "vmulps {y}, {x}, ymmword ptr [{scales} + {second} * ", $half, "]\n",
+                "vmulps {x}, {x}, ymmword ptr [{scales} + {second} * ", $half, " + 32]\n",
+                "vfmadd213ps {", $a, "}, {y}, ymmword ptr [{sums} + 64 * ", $t, "]\n",
+                "vfmadd213ps {", $b, "}, {x}, ymmword ptr [{sums} + 64 * ", $t, " + 32]\n",
+                $("vbroadcastss {x}, dword ptr [{p} + ", $total, " + 4 * ", $t, "]\n",
+                  "vfmadd231ps {", $a, "}, {x}, ymmword ptr [{mins} + {second} * ", $half, "]\n",
+                  "vfmadd231ps {", $b, "}, {x}, ymmword ptr [{mins} + {second} * ", $half, " + 32]\n",)?
+                "vmovups ymmword ptr [{sums} + 64 * ", $t, "], {", $a, "}\n",
+                "vmovups ymmword ptr [{sums} + 64 * ", $t, " + 32], {", $b, "}\n")
+    };
+}
+macro_rules! widen {
+    (narrow, $a:literal) => {
+        concat!("vpmaddwd {", $a, "}, {", $a, "}, {ones}\n")
+    };
+    (wide, $a:literal) => {
+        ""
+    };
+}
+
+/// A function that adds the products of a group of columns with a tile's tokens to C, and asks for the line at `next`. The
+/// activations lie with their scales, totals and offsets as [`crate::acts`] has it; the second half of the columns has the
+/// scales and minimums that lie `SECOND` bytes further on.
+macro_rules! group {
+    ($(#[$doc:meta])* $name:ident, $($body:expr),*) => {
+        $(#[$doc])*
+        #[target_feature(enable = "avx2,fma")]
+        #[inline]
+        fn $name<const ZERO: u32, const SECOND: usize>(
+            w: &[[u8; STRIPE]; QUADS],
+            x: &[[i32; TILE]; TILE_WORDS],
+            next: *const i32,
+            scales: &[f32],
+            mins: &[f32],
+            sums: &mut [[f32; LANES]; TILE],
+        ) {
+            let end = SECOND / 4 + LANES;
+            let (scales, mins) = (&scales[..end], &mins[..end]);
+            // SAFETY: reads the group's weights, the words of its activations, one or two lines of scales and of minimums,
+            // and reads and writes the sums; the features are enabled.
+            unsafe {
+                // The comment names every operand, for not every body has a use for all of them.
+                asm!("/* {ones} {mins} {m} {n} {zero} {second} */",
+                     "prefetcht1 [{next}]", $($body),*,
+                     next = in(reg) next,
+                     r = in(reg) w.as_ptr(), p = in(reg) x.as_ptr(), scales = in(reg) scales.as_ptr(),
+                     mins = in(reg) mins.as_ptr(), sums = in(reg) sums.as_mut_ptr(),
+                     stride = const 4 * TILE, zero = const ZERO, second = const SECOND, ones = in(ymm_reg) _mm256_set1_epi16(1),
+                     v = out(ymm_reg) _, w = out(ymm_reg) _, x = out(ymm_reg) _, y = out(ymm_reg) _,
+                     m = out(ymm_reg) _, n = out(ymm_reg) _,
+                     a = out(ymm_reg) _, b = out(ymm_reg) _, c = out(ymm_reg) _, d = out(ymm_reg) _,
+                     e = out(ymm_reg) _, f = out(ymm_reg) _, g = out(ymm_reg) _, h = out(ymm_reg) _,
+                     options(nostack, preserves_flags));
+            }
+        }
+    };
+}
+
+group!(
+    /// Small weights with a zero point.
+    zero, eight!(narrow, "first", 192), add!(narrow, 0));
+group!(
+    /// The same in two halves.
+    zero_halves, four!(0, narrow, "first", 208), add!(narrow, 0), four!(4, narrow, "first", 224), add!(narrow, 1));
+group!(
+    /// Small weights with a minimum.
+    minimum, eight!(narrow, "first"), add!(narrow, 0, 144));
+group!(
+    /// The same in two halves.
+    minimum_halves, four!(0, narrow, "first"), add!(narrow, 0, 160), four!(4, narrow, "first"), add!(narrow, 1, 176));
+group!(
+    /// Signed weights.
+    signed, eight!(wide, "first"), add!(wide, 0));
+group!(
+    /// The same in two halves.
+    signed_halves, four!(0, wide, "first"), add!(wide, 0), four!(4, wide, "first"), add!(wide, 1));
+
+/// [`Simd::integer_tile`](crate::simd::Simd::integer_tile) without VNNI. It is the sums that have to fit in 16 bits, of
+/// weights less their zero point, if there is one: what lies between may wrap around.
+#[inline(always)]
+pub(super) fn tile<L: Lanes>(
+    _proof: Avx2<false>,
+    panel: &Integers,
+    x: &[i32],
+    next: &[i32],
+    sums: &mut [[f32; LANES]; TILE],
+) {
+    /// Bytes of a line of scales.
+    const LINE: usize = size_of::<[f32; LANES]>();
+    let (x, _) = x.as_chunks::<TILE>().0.as_chunks::<TILE_WORDS>();
+    let lines = GROUP / L::Grouping::LEN * LANES;
+    let scales = panel.scales.as_flattened().chunks_exact(lines);
+    let mins = panel.mins.as_flattened().chunks_exact(lines);
+    let groups = panel.bytes.as_chunks().0.iter().zip(x).zip(scales).zip(mins);
+    for (i, (((w, x), scales), mins)) in groups.enumerate() {
+        let next = next.as_ptr().wrapping_add(16 * i);
+        avx2! {
+            match (L::BITS, L::Grouping::LEN, L::Less::ZERO) {
+                (8, 32, _) => signed::<0, 0>(w, x, next, scales, mins, sums),
+                (8, ..) => signed_halves::<0, LINE>(w, x, next, scales, mins, sums),
+                (_, 32, Some(0)) => zero::<0, 0>(w, x, next, scales, mins, sums),
+                (_, 32, Some(3)) => zero::<3, 0>(w, x, next, scales, mins, sums),
+                (_, 32, Some(4)) => zero::<4, 0>(w, x, next, scales, mins, sums),
+                (_, _, Some(2)) => zero_halves::<2, LINE>(w, x, next, scales, mins, sums),
+                (_, _, Some(4)) => zero_halves::<4, LINE>(w, x, next, scales, mins, sums),
+                (_, _, Some(5)) => zero_halves::<5, LINE>(w, x, next, scales, mins, sums),
+                (0..=4, 32, None) => minimum::<0, 0>(w, x, next, scales, mins, sums),
+                (_, 32, None) => minimum_halves::<0, 0>(w, x, next, scales, mins, sums),
+                (_, _, None) => minimum_halves::<0, LINE>(w, x, next, scales, mins, sums),
+                _ => unreachable!("no format has such lanes"),
+            }
+        }
+    }
+}
+
+/// The dot products of a tile alone, of small weights: what bounds the engine.
+pub(super) fn multiply(_proof: Avx2<false>, rounds: usize) -> usize {
+    #[target_feature(enable = "avx2")]
+    fn dots(w: &[[u8; STRIPE]; QUADS], x: &[[i32; TILE]; QUADS]) {
+        // SAFETY: reads the weights and the activations; the feature is enabled.
+        unsafe {
+            asm!(eight!(narrow, "first"), r = in(reg) w.as_ptr(), p = in(reg) x.as_ptr(), stride = const 4 * TILE,
+                 v = out(ymm_reg) _, w = out(ymm_reg) _, x = out(ymm_reg) _, y = out(ymm_reg) _,
+                 a = out(ymm_reg) _, b = out(ymm_reg) _, c = out(ymm_reg) _, d = out(ymm_reg) _,
+                 e = out(ymm_reg) _, f = out(ymm_reg) _, g = out(ymm_reg) _, h = out(ymm_reg) _,
+                 options(readonly, nostack, preserves_flags));
+        }
+    }
+    let (w, x) = ([[7; STRIPE]; QUADS], [[0x0102_0304; TILE]; QUADS]);
+    for _ in 0..rounds {
+        avx2! { dots(&w, &x) }
+    }
+    QUADS * STRIPE * TILE
 }
 
 /// A function that multiplies four lines of weights with a tile's tokens, the `first` of `x` and its neighbours, and
 /// needs some more registers.
 macro_rules! kernel {
-    ($(#[$doc:meta])* $name:ident, $features:literal, [$($free:ident)*] $(, $operand:ident = $value:expr)?) => {
+    ($(#[$doc:meta])* $name:ident, $kind:ident, [$($free:ident)*]) => {
         $(#[$doc])*
-        #[target_feature(enable = $features)]
+        #[target_feature(enable = "avx2,avxvnni")]
         #[inline]
         fn $name<const MT: usize>(
             acc: &mut [[__m256i; 2]; TILE],
@@ -100,10 +279,9 @@ macro_rules! kernel {
             // SAFETY: reads four lines of weights and, of four lines of `x`, the words from `first` on, `TILE` of each;
             // the features are enabled.
             unsafe {
-                asm!(weights!(0, $name), weights!(1, $name), weights!(2, $name), weights!(3, $name),
+                asm!(four!(0, $kind, "more"),
                      r = in(reg) w.as_ptr(), p = in(reg) x.as_ptr(), stride = const 4 * MT,
-                     v = out(ymm_reg) _, w = out(ymm_reg) _, x = out(ymm_reg) _,
-                     $($free = out(ymm_reg) _,)* $($operand = in(ymm_reg) $value,)?
+                     v = out(ymm_reg) _, w = out(ymm_reg) _, x = out(ymm_reg) _, $($free = out(ymm_reg) _,)*
                      a = inout(ymm_reg) a, b = inout(ymm_reg) b, c = inout(ymm_reg) c, d = inout(ymm_reg) d,
                      e = inout(ymm_reg) e, f = inout(ymm_reg) f, g = inout(ymm_reg) g, h = inout(ymm_reg) h,
                      options(pure, readonly, nostack, preserves_flags));
@@ -114,19 +292,16 @@ macro_rules! kernel {
 }
 
 kernel!(
-    /// Small weights, in 16 bits.
-    narrow, "avx2", [y]);
-kernel!(
-    /// Signed bytes.
-    wide, "avx2", [y m n], ones = _mm256_set1_epi16(1));
-kernel!(
     /// Small weights.
-    unsigned_vnni, "avx2,avxvnni", []);
+    four_unsigned, unsigned_vnni, []);
 kernel!(
     /// Signed bytes.
-    signed_vnni, "avx2,avxvnni", [y m n]);
+    four_signed, signed_vnni, [y m n]);
 
-/// [`Simd::dot_panel`] with VNNI.
+/// Columns that one of these multiplies, by four.
+const FOUR: usize = 4;
+
+/// [`Simd::dot_panel`](crate::simd::Simd::dot_panel) with VNNI.
 #[inline(always)]
 pub(super) fn vnni<L: Lanes, const QUADS: usize, const MT: usize>(
     start: [[__m256i; 2]; MT],
@@ -138,51 +313,10 @@ pub(super) fn vnni<L: Lanes, const QUADS: usize, const MT: usize>(
     for (tile, acc) in acc.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
         for (w, x) in w.as_chunks::<FOUR>().0.iter().zip(x.as_chunks::<FOUR>().0) {
             match L::BITS {
-                8 => avx2! { signed_vnni(acc, w, x, tile * TILE) },
-                _ => avx2! { unsigned_vnni(acc, w, x, tile * TILE) },
+                8 => avx2! { four_signed(acc, w, x, tile * TILE) },
+                _ => avx2! { four_unsigned(acc, w, x, tile * TILE) },
             }
         }
-    }
-    acc
-}
-
-/// [`Simd::dot_panel`] without VNNI. Small weights leave room in 16 bits: several products are added before one
-/// `vpmaddwd` widens them. It is the sums that have to fit, of weights less their zero point, if there is one:
-/// what lies between may wrap around.
-#[inline(always)]
-pub(super) fn base<L: Lanes, const QUADS: usize, const MT: usize>(
-    s: Avx2<false>,
-    start: [[__m256i; 2]; MT],
-    w: &[[u8; STRIPE]; QUADS],
-    x: &[[i32; MT]; QUADS],
-) -> [[__m256i; 2]; MT] {
-    const { assert!(MT.is_multiple_of(TILE) && QUADS.is_multiple_of(FOUR), "whole tiles, whole blocks") };
-    let mut acc = start;
-    let (w, x) = (w.as_chunks::<FOUR>().0, x.as_chunks::<FOUR>().0);
-    let zero = L::Less::ZERO;
-    let largest = zero.map_or((1 << L::BITS) - 1, |zero| (1 << zero).max((1 << L::BITS) - 1 - (1 << zero)));
-    let fitting = 32767 / (2 * 127 * largest) / FOUR;
-    assert!(L::BITS == 8 || fitting >= if zero.is_some() { w.len() } else { 1 }, "sums that fit in 16 bits");
-    let ones = avx2! { [_mm256_set1_epi16(1); 2] };
-    for (tile, acc) in acc.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
-        let first = tile * TILE;
-        if L::BITS == 8 {
-            for (w, x) in w.iter().zip(x) {
-                avx2! { wide(acc, w, x, first) }
-            }
-            continue;
-        }
-        let mut total = [s.splat_i32(0); TILE];
-        for (w, x) in w.chunks(fitting).zip(x.chunks(fitting)) {
-            for (w, x) in w.iter().zip(x) {
-                avx2! { narrow(acc, w, x, first) }
-            }
-            for (acc, total) in acc.iter_mut().zip(&mut total) {
-                *total = s.add_i32(*total, both!(_mm256_madd_epi16, *acc, ones));
-                *acc = s.splat_i32(0);
-            }
-        }
-        *acc = total;
     }
     acc
 }
