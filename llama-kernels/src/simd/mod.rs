@@ -355,7 +355,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     }
 
     /// Adds to `c`, `[token][row]`, the products of a panel with a tile of `MT` tokens, whose words `x` lie as
-    /// [`crate::acts`] has it. With each group of columns, a line of `next` may be asked for.
+    /// `crate::acts` has it. With each group of columns, a line of `next` may be asked for.
     #[inline(always)]
     fn integer_tile<L: Lanes, const MT: usize>(
         self,
@@ -387,7 +387,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         floats::panel::<Self, T>(self, panel, x, c);
     }
 
-    /// How many tokens it takes for products of floats to go through panels ([`floats`]).
+    /// How many tokens it takes for products of floats to go through panels.
     const PANELS_FROM: usize = usize::MAX;
 
     /// The power of two that [`dot_signed`](Self::dot_signed) adds to signed weights, where the ISA
