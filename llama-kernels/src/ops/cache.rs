@@ -8,15 +8,71 @@
 use crate::format::{BF16, F16, F32, FloatBlock};
 use crate::kv::KvType;
 use crate::simd::{LANES, Simd};
+use std::array::from_fn;
 use std::ops::Range;
 
+/// How far ahead few rows ask for what they read, in bytes: a token's attention is bound by memory, and a head's
+/// keys and values are too short for the hardware to find its pace. From 2 to 16 KiB are the same.
+const AHEAD: usize = 4096;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Features, or positions, of floats in a step of a loop.
+const STEP: usize = 4;
 /// Features that share a scale.
 pub(super) const GROUP: usize = 32;
+/// Features of half a group.
+const HALF: usize = GROUP / 2;
 /// Bytes of sixteen half-precision scales.
 pub(super) const SCALES: usize = 2 * LANES;
 /// Bytes of [`GROUP`] features of sixteen positions.
 pub(super) const Q8_BLOCK: usize = SCALES + GROUP * LANES;
 pub(super) const Q4_BLOCK: usize = SCALES + GROUP / 2 * LANES;
+
+/// [`GROUP`] features of sixteen positions, quantized: scales, and sixteens of bytes.
+trait Group: Sized {
+    /// Feature `j` of half `H` of sixteen keys with the scales `d`.
+    fn key<S: Simd, const H: usize>(&self, s: S, j: usize, d: S::F) -> S::F;
+
+    /// Half `H` of a position's features, which have the scale `d`.
+    fn value<S: Simd, const H: usize>(&self, s: S, position: usize, d: S::F) -> S::F;
+}
+
+impl Group for [u8; Q8_BLOCK] {
+    #[inline(always)]
+    fn key<S: Simd, const H: usize>(&self, s: S, j: usize, d: S::F) -> S::F {
+        s.mul(s.to_f32(s.widen_i8(&bytes(self)[H * HALF + j])), d)
+    }
+
+    #[inline(always)]
+    fn value<S: Simd, const H: usize>(&self, s: S, position: usize, d: S::F) -> S::F {
+        s.mul(s.to_f32(s.widen_i8(&bytes(self)[2 * position + H])), d)
+    }
+}
+
+/// Low nibbles are the first half, high ones the second.
+impl Group for [u8; Q4_BLOCK] {
+    #[inline(always)]
+    fn key<S: Simd, const H: usize>(&self, s: S, j: usize, d: S::F) -> S::F {
+        nibbles::<S, H>(s, &bytes(self)[j], d)
+    }
+
+    #[inline(always)]
+    fn value<S: Simd, const H: usize>(&self, s: S, position: usize, d: S::F) -> S::F {
+        nibbles::<S, H>(s, &bytes(self)[position], d)
+    }
+}
+
+/// A group's scales.
+#[inline(always)]
+fn scales<const N: usize>(group: &[u8; N]) -> &[u8; SCALES] {
+    group.first_chunk().expect("a group has scales")
+}
+
+/// A group's sixteens of bytes.
+#[inline(always)]
+fn bytes<const N: usize>(group: &[u8; N]) -> &[[u8; LANES]] {
+    group[SCALES..].as_chunks().0
+}
 
 /// Keys of a block as floats, `[feature][16 positions]`.
 #[inline(always)]
@@ -25,27 +81,8 @@ pub(crate) fn widen_keys<S: Simd>(s: S, kind: KvType, block: &[u8], out: &mut [[
         KvType::F32 => floats::<S, F32>(s, block, out),
         KvType::F16 => floats::<S, F16>(s, block, out),
         KvType::BF16 => floats::<S, BF16>(s, block, out),
-        KvType::Q8_0 => {
-            for (group, out) in block.as_chunks::<Q8_BLOCK>().0.iter().zip(out.chunks_exact_mut(GROUP)) {
-                let (scales, q) = split(group);
-                let d = s.load_f16(scales);
-                for (q, out) in q.iter().zip(out) {
-                    s.store(s.mul(s.to_f32(s.widen_i8(q)), d), out);
-                }
-            }
-        }
-        KvType::Q4_0 => {
-            for (group, out) in block.as_chunks::<Q4_BLOCK>().0.iter().zip(out.chunks_exact_mut(GROUP)) {
-                let (scales, q) = split(group);
-                let d = s.load_f16(scales);
-                let (low, high) = out.split_at_mut(GROUP / 2);
-                for (q, (low, high)) in q.iter().zip(low.iter_mut().zip(high)) {
-                    let (a, b) = nibbles(s, q, d);
-                    s.store(a, low);
-                    s.store(b, high);
-                }
-            }
-        }
+        KvType::Q8_0 => group_keys::<S, Q8_BLOCK>(s, block, out),
+        KvType::Q4_0 => group_keys::<S, Q4_BLOCK>(s, block, out),
     }
 }
 
@@ -64,92 +101,111 @@ pub(crate) fn widen_values<S: Simd>(
         KvType::F32 => rows::<S, F32>(s, block, positions, out, stride),
         KvType::F16 => rows::<S, F16>(s, block, positions, out, stride),
         KvType::BF16 => rows::<S, BF16>(s, block, positions, out, stride),
-        KvType::Q8_0 => {
-            for (group, out) in block.as_chunks::<Q8_BLOCK>().0.iter().zip(out.chunks_exact_mut(2 * stride)) {
-                let (scales, q) = split(group);
-                let mut d = [0.0; LANES];
-                s.store(s.load_f16(scales), &mut d);
-                let (low, high) = out.split_at_mut(stride);
-                let out = low[positions.clone()].iter_mut().zip(&mut high[positions.clone()]);
-                for ((q, d), (low, high)) in q.as_chunks::<2>().0.iter().zip(&d).zip(out) {
-                    s.store(s.mul(s.to_f32(s.widen_i8(&q[0])), s.splat(*d)), low);
-                    s.store(s.mul(s.to_f32(s.widen_i8(&q[1])), s.splat(*d)), high);
-                }
-            }
-        }
-        KvType::Q4_0 => {
-            for (group, out) in block.as_chunks::<Q4_BLOCK>().0.iter().zip(out.chunks_exact_mut(2 * stride)) {
-                let (scales, q) = split(group);
-                let mut d = [0.0; LANES];
-                s.store(s.load_f16(scales), &mut d);
-                let (low, high) = out.split_at_mut(stride);
-                let out = low[positions.clone()].iter_mut().zip(&mut high[positions.clone()]);
-                for ((q, d), (low, high)) in q.iter().zip(&d).zip(out) {
-                    let (a, b) = nibbles(s, q, s.splat(*d));
-                    s.store(a, low);
-                    s.store(b, high);
-                }
-            }
-        }
+        KvType::Q8_0 => group_rows::<S, Q8_BLOCK>(s, block, positions, out, stride),
+        KvType::Q4_0 => group_rows::<S, Q4_BLOCK>(s, block, positions, out, stride),
     }
 }
 
-/// The scores of a block for a few rows: `q . key` for its sixteen positions, without a detour through memory. The
-/// same sums in the same order as those over [`widen_keys`].
+/// The scores of `N` blocks for `R` rows: `q . key` for their sixteen positions each, without a detour through
+/// memory. The same sums in the same order as those over [`widen_keys`].
 #[inline(always)]
-pub(crate) fn scores<S: Simd, const R: usize>(s: S, kind: KvType, block: &[u8], q: [&[f32]; R]) -> [S::F; R] {
+pub(crate) fn scores<S: Simd, const R: usize, const N: usize>(
+    s: S,
+    kind: KvType,
+    blocks: [&[u8]; N],
+    q: [&[f32]; R],
+) -> [[S::F; N]; R] {
     match kind {
-        KvType::F32 => float_scores::<S, F32, R>(s, block, q),
-        KvType::F16 => float_scores::<S, F16, R>(s, block, q),
-        KvType::BF16 => float_scores::<S, BF16, R>(s, block, q),
-        KvType::Q8_0 => {
-            let mut acc = [s.splat(0.0); R];
-            for (i, group) in block.as_chunks::<Q8_BLOCK>().0.iter().enumerate() {
-                let (scales, keys) = split(group);
-                let d = s.load_f16(scales);
-                for (j, key) in keys.iter().enumerate() {
-                    acc = add_key(s, acc, s.mul(s.to_f32(s.widen_i8(key)), d), &q, i * GROUP + j);
-                }
-            }
-            acc
-        }
-        KvType::Q4_0 => {
-            let mut acc = [s.splat(0.0); R];
-            for (i, group) in block.as_chunks::<Q4_BLOCK>().0.iter().enumerate() {
-                let (scales, keys) = split(group);
-                let d = s.load_f16(scales);
-                for (j, key) in keys.iter().enumerate() {
-                    acc = add_key(s, acc, nibbles(s, key, d).0, &q, i * GROUP + j);
-                }
-                for (j, key) in keys.iter().enumerate() {
-                    acc = add_key(s, acc, nibbles(s, key, d).1, &q, i * GROUP + GROUP / 2 + j);
-                }
-            }
-            acc
-        }
+        KvType::F32 => float_scores::<S, F32, R, N>(s, blocks, q),
+        KvType::F16 => float_scores::<S, F16, R, N>(s, blocks, q),
+        KvType::BF16 => float_scores::<S, BF16, R, N>(s, blocks, q),
+        KvType::Q8_0 => group_scores::<S, Q8_BLOCK, R, N>(s, blocks, q),
+        KvType::Q4_0 => group_scores::<S, Q4_BLOCK, R, N>(s, blocks, q),
     }
 }
 
 #[inline(always)]
-fn float_scores<S: Simd, B: FloatBlock, const R: usize>(s: S, block: &[u8], q: [&[f32]; R]) -> [S::F; R] {
-    let mut acc = [s.splat(0.0); R];
-    for (i, key) in B::cast(block).as_chunks::<LANES>().0.iter().enumerate() {
-        acc = add_key(s, acc, B::widen(s, key), &q, i);
+fn float_scores<S: Simd, B: FloatBlock, const R: usize, const N: usize>(
+    s: S,
+    blocks: [&[u8]; N],
+    q: [&[f32]; R],
+) -> [[S::F; N]; R] {
+    let mut acc = [[s.splat(0.0); N]; R];
+    let blocks = blocks.map(|block| B::cast(block).as_chunks::<LANES>().0.as_chunks::<STEP>().0);
+    for (keys, q) in together::<_, N, R, STEP>(blocks, q) {
+        for keys in keys {
+            ask(s, keys);
+        }
+        for j in 0..STEP {
+            let mut key = [s.splat(0.0); N];
+            for (key, keys) in key.iter_mut().zip(keys) {
+                *key = B::widen(s, &keys[j]);
+            }
+            acc = add_key(s, acc, key, &q, j);
+        }
     }
     acc
 }
 
-/// Adds what feature `i` of sixteen keys has to the scores.
 #[inline(always)]
-fn add_key<S: Simd, const R: usize>(
+fn group_scores<S: Simd, const B: usize, const R: usize, const N: usize>(
     s: S,
-    mut acc: [S::F; R],
-    key: S::F,
-    q: &[&[f32]; R],
-    i: usize,
-) -> [S::F; R] {
+    blocks: [&[u8]; N],
+    q: [&[f32]; R],
+) -> [[S::F; N]; R]
+where
+    [u8; B]: Group,
+{
+    let mut acc = [[s.splat(0.0); N]; R];
+    for (groups, q) in together::<[u8; B], N, R, GROUP>(blocks.map(|block| block.as_chunks().0), q) {
+        let mut d = [s.splat(0.0); N];
+        for n in 0..N {
+            ask(s, groups[n]);
+            d[n] = s.load_f16(scales(groups[n]));
+        }
+        for j in 0..HALF {
+            let mut key = d;
+            for n in 0..N {
+                key[n] = groups[n].key::<S, 0>(s, j, d[n]);
+            }
+            acc = add_key(s, acc, key, &q, j);
+        }
+        for j in 0..HALF {
+            let mut key = d;
+            for n in 0..N {
+                key[n] = groups[n].key::<S, 1>(s, j, d[n]);
+            }
+            acc = add_key(s, acc, key, &q, HALF + j);
+        }
+    }
+    acc
+}
+
+/// The groups of `G` features of several blocks, and of several queries.
+#[inline(always)]
+fn together<'a, T, const N: usize, const R: usize, const G: usize>(
+    blocks: [&'a [T]; N],
+    q: [&'a [f32]; R],
+) -> impl Iterator<Item = ([&'a T; N], [&'a [f32; G]; R])> {
+    let len = blocks[0].len();
+    let (blocks, q) = (blocks.map(|block| &block[..len]), q.map(|q| &q.as_chunks().0[..len]));
+    (0..len).map(move |i| (blocks.map(|block| &block[i]), q.map(|q| &q[i])))
+}
+
+/// Adds what feature `j` of a group has to the scores of each sixteen keys.
+#[inline(always)]
+fn add_key<S: Simd, const R: usize, const N: usize, const G: usize>(
+    s: S,
+    mut acc: [[S::F; N]; R],
+    key: [S::F; N],
+    q: &[&[f32; G]; R],
+    j: usize,
+) -> [[S::F; N]; R] {
     for r in 0..R {
-        acc[r] = s.fma(s.splat(q[r][i]), key, acc[r]);
+        let x = s.splat(q[r][j]);
+        for n in 0..N {
+            acc[r][n] = s.fma(x, key[n], acc[r][n]);
+        }
     }
     acc
 }
@@ -203,11 +259,10 @@ fn add_value<S: Simd, const R: usize, const C: usize>(
     s: S,
     mut acc: [[S::F; C]; R],
     v: [S::F; C],
-    weights: &[&[f32]; R],
-    at: usize,
+    weights: [f32; R],
 ) -> [[S::F; C]; R] {
     for r in 0..R {
-        let w = s.splat(weights[r][at]);
+        let w = s.splat(weights[r]);
         for j in 0..C {
             acc[r][j] = s.fma(w, v[j], acc[r][j]);
         }
@@ -215,66 +270,41 @@ fn add_value<S: Simd, const R: usize, const C: usize>(
     acc
 }
 
-/// Adds the values of a block's first positions, for which there are weights, to a few rows' sums; floats `C`
+/// Adds the values of the first positions of some blocks, for which there are weights, to a few rows' sums, `C`
 /// registers at a time. The same sums in the same order as those over [`widen_values`].
 #[inline(always)]
 pub(crate) fn add_values<S: Simd, const R: usize, const C: usize>(
     s: S,
     kind: KvType,
-    block: &[u8],
+    blocks: &[u8],
     weights: [&[f32]; R],
     sums: &mut Sums<'_, R>,
 ) {
     match kind {
-        KvType::F32 => add_floats::<S, F32, R, C>(s, block, weights, sums),
-        KvType::F16 => add_floats::<S, F16, R, C>(s, block, weights, sums),
-        KvType::BF16 => add_floats::<S, BF16, R, C>(s, block, weights, sums),
-        KvType::Q8_0 => {
-            for (group, line) in block.as_chunks::<Q8_BLOCK>().0.iter().zip((0..).step_by(2)) {
-                let (scales, values) = split(group);
-                let mut d = [0.0; LANES];
-                s.store(s.load_f16(scales), &mut d);
-                let mut acc = sums.take::<S, 2>(s, line);
-                let rows = values.as_chunks::<2>().0.iter().zip(&d).take(weights[0].len());
-                for (at, (x, d)) in rows.enumerate() {
-                    let d = s.splat(*d);
-                    let v = [s.mul(s.to_f32(s.widen_i8(&x[0])), d), s.mul(s.to_f32(s.widen_i8(&x[1])), d)];
-                    acc = add_value(s, acc, v, &weights, at);
-                }
-                sums.put(s, line, acc);
-            }
-        }
-        KvType::Q4_0 => {
-            for (group, line) in block.as_chunks::<Q4_BLOCK>().0.iter().zip((0..).step_by(2)) {
-                let (scales, values) = split(group);
-                let mut d = [0.0; LANES];
-                s.store(s.load_f16(scales), &mut d);
-                let mut acc = sums.take::<S, 2>(s, line);
-                for (at, (x, d)) in values.iter().zip(&d).take(weights[0].len()).enumerate() {
-                    let (low, high) = nibbles(s, x, s.splat(*d));
-                    acc = add_value(s, acc, [low, high], &weights, at);
-                }
-                sums.put(s, line, acc);
-            }
-        }
+        KvType::F32 => add_floats::<S, F32, R, C>(s, blocks, weights, sums),
+        KvType::F16 => add_floats::<S, F16, R, C>(s, blocks, weights, sums),
+        KvType::BF16 => add_floats::<S, BF16, R, C>(s, blocks, weights, sums),
+        KvType::Q8_0 => add_groups::<S, Q8_BLOCK, R, C>(s, blocks, weights, sums),
+        KvType::Q4_0 => add_groups::<S, Q4_BLOCK, R, C>(s, blocks, weights, sums),
     }
 }
 
+/// Positions of floats lie one after the other, whatever block they are of.
 #[inline(always)]
 fn add_floats<S: Simd, B: FloatBlock, const R: usize, const C: usize>(
     s: S,
-    block: &[u8],
+    values: &[u8],
     weights: [&[f32]; R],
     sums: &mut Sums<'_, R>,
 ) {
-    let (values, _) = B::cast(block).as_chunks::<LANES>();
+    let (values, _) = B::cast(values).as_chunks::<LANES>();
     let mut line = 0;
     while line < sums.lines {
         if line + C <= sums.lines {
-            add_lines::<S, B, R, C>(s, &values[line..], weights, sums, line);
+            add_lines::<S, B, R, C>(s, values, weights, sums, line);
             line += C;
         } else {
-            add_lines::<S, B, R, 1>(s, &values[line..], weights, sums, line);
+            add_lines::<S, B, R, 1>(s, values, weights, sums, line);
             line += 1;
         }
     }
@@ -289,23 +319,95 @@ fn add_lines<S: Simd, B: FloatBlock, const R: usize, const C: usize>(
     sums: &mut Sums<'_, R>,
     line: usize,
 ) {
-    let mut acc = sums.take::<S, C>(s, line);
-    for (at, row) in values.chunks(sums.lines).take(weights[0].len()).enumerate() {
-        let row: &[[B; LANES]; C] = row.first_chunk().expect("a row has more registers");
-        let mut v = [s.splat(0.0); C];
-        for j in 0..C {
-            v[j] = B::widen(s, &row[j]);
+    let (mut acc, stride) = (sums.take::<S, C>(s, line), sums.lines);
+    let row = |at: usize| values[at * stride + line..].first_chunk().expect("a row has more registers");
+    let whole = weights[0].len() / STEP;
+    let steps = weights.map(|w| &w.as_chunks::<STEP>().0[..whole]);
+    for i in 0..whole {
+        // All that may fail first: a check between two positions would spill registers.
+        let (rows, weights): ([&[[B; LANES]; C]; STEP], _) =
+            (from_fn(|j| row(i * STEP + j)), steps.map(|w| &w[i]));
+        for j in 0..STEP {
+            acc = add_value(s, acc, neighbours(s, rows[j]), weights.map(|w| w[j]));
         }
-        acc = add_value(s, acc, v, &weights, at);
+    }
+    for at in STEP * whole..weights[0].len() {
+        acc = add_value(s, acc, neighbours(s, row(at)), weights.map(|w| w[at]));
     }
     sums.put(s, line, acc);
 }
 
-/// A quantized block's scales, and its sixteens of bytes.
+/// Neighbouring registers of floats, and asks for those [`AHEAD`] of them.
 #[inline(always)]
-fn split<const N: usize>(group: &[u8; N]) -> (&[u8; SCALES], &[[u8; LANES]]) {
-    let (scales, q) = group.split_first_chunk().expect("a block has scales");
-    (scales, q.as_chunks().0)
+fn neighbours<S: Simd, B: FloatBlock, const C: usize>(s: S, row: &[[B; LANES]; C]) -> [S::F; C] {
+    ask(s, row);
+    let mut v = [s.splat(0.0); C];
+    for j in 0..C {
+        v[j] = B::widen(s, &row[j]);
+    }
+    v
+}
+
+#[inline(always)]
+fn add_groups<S: Simd, const B: usize, const R: usize, const C: usize>(
+    s: S,
+    blocks: &[u8],
+    weights: [&[f32]; R],
+    sums: &mut Sums<'_, R>,
+) where
+    [u8; B]: Group,
+{
+    let blocks = blocks.as_chunks::<B>().0.chunks_exact(sums.lines.div_ceil(GROUP / HALF));
+    for (block, first) in blocks.zip((0..weights[0].len()).step_by(LANES)) {
+        let last = weights[0].len().min(first + LANES);
+        let weights = weights.map(|w| &w[first..last]);
+        for (group, line) in block.iter().zip((0..).step_by(2)) {
+            ask(s, group);
+            let mut d = [0.0; LANES];
+            s.store(s.load_f16(scales(group)), &mut d);
+            if C > 1 {
+                let mut acc = sums.take::<S, 2>(s, line);
+                for at in 0..weights[0].len() {
+                    let d = s.splat(d[at]);
+                    let v = [group.value::<S, 0>(s, at, d), group.value::<S, 1>(s, at, d)];
+                    acc = add_value(s, acc, v, weights.map(|w| w[at]));
+                }
+                sums.put(s, line, acc);
+            } else {
+                add_half::<S, B, R, 0>(s, group, &d, weights, sums, line);
+                add_half::<S, B, R, 1>(s, group, &d, weights, sums, line + 1);
+            }
+        }
+    }
+}
+
+/// Half `H` of a group of values.
+#[inline(always)]
+fn add_half<S: Simd, const B: usize, const R: usize, const H: usize>(
+    s: S,
+    group: &[u8; B],
+    d: &[f32; LANES],
+    weights: [&[f32]; R],
+    sums: &mut Sums<'_, R>,
+    line: usize,
+) where
+    [u8; B]: Group,
+{
+    let mut acc = sums.take::<S, 1>(s, line);
+    for at in 0..weights[0].len().min(LANES) {
+        let v = group.value::<S, H>(s, at, s.splat(d[at]));
+        acc = add_value(s, acc, [v], weights.map(|w| w[at]));
+    }
+    sums.put(s, line, acc);
+}
+
+/// Asks for what lies [`AHEAD`] of something that is read now.
+#[inline(always)]
+fn ask<S: Simd, T>(s: S, now: &T) {
+    let start = std::ptr::from_ref(now).cast::<u8>();
+    for line in (0..size_of::<T>()).step_by(LINE) {
+        s.prefetch(start.wrapping_add(AHEAD + line));
+    }
 }
 
 /// Registers of floats.
@@ -334,12 +436,54 @@ fn rows<S: Simd, B: FloatBlock>(
     }
 }
 
-/// `d * (q - 8)` for the low nibbles of sixteen bytes and for the high ones, which are taken where
-/// they are, sixteen times as large. Every step is exact.
+/// Groups of registers of quantized keys.
 #[inline(always)]
-fn nibbles<S: Simd>(s: S, q: &[u8; LANES], d: S::F) -> (S::F, S::F) {
+fn group_keys<S: Simd, const B: usize>(s: S, block: &[u8], out: &mut [[f32; LANES]])
+where
+    [u8; B]: Group,
+{
+    for (group, out) in block.as_chunks::<B>().0.iter().zip(out.as_chunks_mut::<GROUP>().0) {
+        let d = s.load_f16(scales(group));
+        let (low, high) = out.split_at_mut(HALF);
+        for (j, (low, high)) in low.iter_mut().zip(high).enumerate() {
+            s.store(group.key::<S, 0>(s, j, d), low);
+            s.store(group.key::<S, 1>(s, j, d), high);
+        }
+    }
+}
+
+/// Groups of rows of quantized values, transposed.
+#[inline(always)]
+fn group_rows<S: Simd, const B: usize>(
+    s: S,
+    block: &[u8],
+    positions: Range<usize>,
+    out: &mut [[f32; LANES]],
+    stride: usize,
+) where
+    [u8; B]: Group,
+{
+    for (group, out) in block.as_chunks::<B>().0.iter().zip(out.chunks_exact_mut(2 * stride)) {
+        let mut d = [0.0; LANES];
+        s.store(s.load_f16(scales(group)), &mut d);
+        let (low, high) = out.split_at_mut(stride);
+        let out = low[positions.clone()].iter_mut().zip(&mut high[positions.clone()]);
+        for (at, (d, (low, high))) in d.iter().zip(out).enumerate() {
+            s.store(group.value::<S, 0>(s, at, s.splat(*d)), low);
+            s.store(group.value::<S, 1>(s, at, s.splat(*d)), high);
+        }
+    }
+}
+
+/// `d * (q - 8)` for the low (`H` = 0) or the high nibbles of sixteen bytes; these are taken where they are,
+/// sixteen times as large. Every step is exact.
+#[inline(always)]
+fn nibbles<S: Simd, const H: usize>(s: S, q: &[u8; LANES], d: S::F) -> S::F {
     let q = s.widen_i8(q);
-    let (low, high) = (s.to_f32(s.and(q, s.splat_i32(0x0f))), s.to_f32(s.and(q, s.splat_i32(0xf0))));
-    let low = s.mul(s.sub(low, s.splat(8.0)), d);
-    (low, s.mul(s.sub(high, s.splat(128.0)), s.mul(d, s.splat(1.0 / 16.0))))
+    if H == 0 {
+        s.mul(s.sub(s.to_f32(s.and(q, s.splat_i32(0x0f))), s.splat(8.0)), d)
+    } else {
+        let high = s.sub(s.to_f32(s.and(q, s.splat_i32(0xf0))), s.splat(128.0));
+        s.mul(high, s.mul(d, s.splat(1.0 / 16.0)))
+    }
 }
