@@ -54,7 +54,9 @@ fn interleaved<const T: usize>(x: &[f32], cols: usize, out: &mut [f32]) {
     let out = &mut out.as_chunks_mut::<T>().0[..cols];
     let tokens: [&[f32]; T] = std::array::from_fn(|t| &x[t * cols..][..cols]);
     for (i, column) in out.iter_mut().enumerate() {
-        *column = tokens.map(|x| x[i]);
+        for (out, x) in column.iter_mut().zip(tokens) {
+            *out = x[i];
+        }
     }
 }
 
@@ -105,7 +107,10 @@ pub(crate) fn panel<S: Simd, const T: usize>(
     c: &mut [[f32; LANES]],
 ) {
     let c: &mut [[f32; LANES]; T] = c.first_chunk_mut().expect("room for a tile");
-    let mut acc = c.each_ref().map(|c| s.load(c));
+    let mut acc = [s.splat(0.0); T];
+    for (acc, c) in acc.iter_mut().zip(&*c) {
+        *acc = s.load(c);
+    }
     for (line, x) in panel.iter().zip(x.as_chunks::<T>().0) {
         let w = s.bit_cast(s.load_bytes(line));
         for (acc, x) in acc.iter_mut().zip(x) {

@@ -53,7 +53,11 @@ macro_rules! floats {
             assert!(x.len() >= $tokens * panel.len(), "a column of each token for each line");
             let (r, p) = (panel.as_ptr(), x.as_ptr());
             let (fours, ones) = (panel.len() / 4, panel.len() % 4);
-            let [$([mut $a, mut $b]),*] = c.each_ref().map(|c| Avx2::<false>(()).load(c));
+            let mut sums = [Avx2::<false>(()).splat(0.0); $tokens];
+            for (sums, c) in sums.iter_mut().zip(&*c) {
+                *sums = Avx2::<false>(()).load(c);
+            }
+            let [$([mut $a, mut $b]),*] = sums;
             // SAFETY: reads the lines of the panel, and `$tokens` words of `x` for each.
             unsafe {
                 asm!("test {n}, {n}", "jz 3f", "2:",
