@@ -11,8 +11,9 @@ use crate::simd::{LANES, Simd};
 use std::array::from_fn;
 use std::ops::Range;
 
-/// How far ahead few rows ask for what they read, in bytes: a token's attention is bound by memory, and a head's
-/// keys and values are too short for the hardware to find its pace. From 2 to 16 KiB are the same.
+/// How far ahead a few rows ask for what they read, in bytes: a head's keys and values are too short for the hardware to
+/// find its pace. On Zen 3, eight rows a KV head, 2 to 16 KiB are the same. A lone row reads as fast as memory gives, and
+/// gains nothing (Zen 3) or loses (Zen 4: see PERFORMANCE.md).
 const AHEAD: usize = 4096;
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -134,7 +135,7 @@ fn float_scores<S: Simd, B: FloatBlock, const R: usize, const N: usize>(
     let blocks = blocks.map(|block| B::cast(block).as_chunks::<LANES>().0.as_chunks::<STEP>().0);
     for (keys, q) in together::<_, N, R, STEP>(blocks, q) {
         for keys in keys {
-            ask(s, keys);
+            ask::<S, _, R>(s, keys);
         }
         for j in 0..STEP {
             let mut key = [s.splat(0.0); N];
@@ -160,7 +161,7 @@ where
     for (groups, q) in together::<[u8; B], N, R, GROUP>(blocks.map(|block| block.as_chunks().0), q) {
         let mut d = [s.splat(0.0); N];
         for n in 0..N {
-            ask(s, groups[n]);
+            ask::<S, _, R>(s, groups[n]);
             d[n] = s.load_f16(scales(groups[n]));
         }
         for j in 0..HALF {
@@ -328,19 +329,22 @@ fn add_lines<S: Simd, B: FloatBlock, const R: usize, const C: usize>(
         let (rows, weights): ([&[[B; LANES]; C]; STEP], _) =
             (from_fn(|j| row(i * STEP + j)), steps.map(|w| &w[i]));
         for j in 0..STEP {
-            acc = add_value(s, acc, neighbours(s, rows[j]), weights.map(|w| w[j]));
+            acc = add_value(s, acc, neighbours::<S, B, R, C>(s, rows[j]), weights.map(|w| w[j]));
         }
     }
     for at in STEP * whole..weights[0].len() {
-        acc = add_value(s, acc, neighbours(s, row(at)), weights.map(|w| w[at]));
+        acc = add_value(s, acc, neighbours::<S, B, R, C>(s, row(at)), weights.map(|w| w[at]));
     }
     sums.put(s, line, acc);
 }
 
-/// Neighbouring registers of floats, and asks for those [`AHEAD`] of them.
+/// Neighbouring registers of floats for `R` rows, and asks for those [`AHEAD`] of them.
 #[inline(always)]
-fn neighbours<S: Simd, B: FloatBlock, const C: usize>(s: S, row: &[[B; LANES]; C]) -> [S::F; C] {
-    ask(s, row);
+fn neighbours<S: Simd, B: FloatBlock, const R: usize, const C: usize>(
+    s: S,
+    row: &[[B; LANES]; C],
+) -> [S::F; C] {
+    ask::<S, _, R>(s, row);
     let mut v = [s.splat(0.0); C];
     for j in 0..C {
         v[j] = B::widen(s, &row[j]);
@@ -362,7 +366,7 @@ fn add_groups<S: Simd, const B: usize, const R: usize, const C: usize>(
         let last = weights[0].len().min(first + LANES);
         let weights = weights.map(|w| &w[first..last]);
         for (group, line) in block.iter().zip((0..).step_by(2)) {
-            ask(s, group);
+            ask::<S, _, R>(s, group);
             let mut d = [0.0; LANES];
             s.store(s.load_f16(scales(group)), &mut d);
             if C > 1 {
@@ -401,12 +405,14 @@ fn add_half<S: Simd, const B: usize, const R: usize, const H: usize>(
     sums.put(s, line, acc);
 }
 
-/// Asks for what lies [`AHEAD`] of something that is read now.
+/// Asks for what lies [`AHEAD`] of something that `R` rows read now.
 #[inline(always)]
-fn ask<S: Simd, T>(s: S, now: &T) {
+fn ask<S: Simd, T, const R: usize>(s: S, now: &T) {
     let start = std::ptr::from_ref(now).cast::<u8>();
-    for line in (0..size_of::<T>()).step_by(LINE) {
-        s.prefetch(start.wrapping_add(AHEAD + line));
+    if R > 1 {
+        for line in (0..size_of::<T>()).step_by(LINE) {
+            s.prefetch(start.wrapping_add(AHEAD + line));
+        }
     }
 }
 
