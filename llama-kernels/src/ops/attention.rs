@@ -19,7 +19,7 @@
 //! fifth slower, because they push each other out of the first-level cache. They wait for memory first and for each
 //! other's sums second: so what comes 4 KiB later is asked for, a lone row makes the scores of four blocks side by side
 //! (one chain of additions would take four cycles a feature), and the exponentials of several rows are made in turns. Two
-//! threads of Zen 3 took, of the time before, 0.77 (eight rows a KV head, 4,096 positions in half precision), 0.9 (one row),
+//! threads of Zen 3 took, of the time before, 0.77 (eight rows a KV head, 4,096 positions in half precision), 0.93 (one),
 //! and 0.85 with eight rows and a cache in Q8_0 or Q4_0.
 //!
 //! Tiles of `[feature][64 positions]`, read at a stride of 256 bytes, lost to whole panels of sixteen

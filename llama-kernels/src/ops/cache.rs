@@ -12,8 +12,8 @@ use std::array::from_fn;
 use std::ops::Range;
 
 /// How far ahead a few rows ask for what they read, in bytes: a head's keys and values are too short for the hardware to
-/// find its pace. On Zen 3, eight rows a KV head, 2 to 16 KiB are the same. A lone row reads as fast as memory gives, and
-/// gains nothing (Zen 3) or loses (Zen 4: see PERFORMANCE.md).
+/// find its pace. On Zen 3, 2 to 16 KiB are the same. A lone row asks on AVX2, where it takes 0.9 to 1 of the time so; on
+/// AVX-512 (Zen 4) it lost, at 8 KiB: see PERFORMANCE.md.
 const AHEAD: usize = 4096;
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -409,7 +409,7 @@ fn add_half<S: Simd, const B: usize, const R: usize, const H: usize>(
 #[inline(always)]
 fn ask<S: Simd, T, const R: usize>(s: S, now: &T) {
     let start = std::ptr::from_ref(now).cast::<u8>();
-    if R > 1 {
+    if R > 1 || S::REGISTERS < 32 {
         for line in (0..size_of::<T>()).step_by(LINE) {
             s.prefetch(start.wrapping_add(AHEAD + line));
         }
