@@ -304,7 +304,7 @@ mod tests {
             for threads in [1, 2] {
                 let integer = integer_peak(isa, threads, SHORT).unwrap();
                 let float = float_peak(isa, threads, SHORT).unwrap();
-                assert!(integer.is_finite() && integer > 0.0 && float.is_finite() && float > 0.0, "{isa}");
+                assert!(integer.is_finite() && integer > 1e6 && float.is_finite() && float > 1e6, "{isa}");
             }
             assert_eq!(tile_peak(isa, 1, SHORT).is_some(), isa == "amx", "{isa}");
             assert_eq!(pair_peak(isa, 1, SHORT).is_some(), isa == "avx512bf16", "{isa}");
@@ -324,8 +324,12 @@ mod tests {
     #[test]
     fn the_clock_ticks() {
         for threads in [1, 3] {
-            let rate = clock(threads, SHORT);
-            assert!(rate.is_finite() && rate > 0.0, "{threads} threads: {rate}");
+            // A busy machine may leave a thread waiting for as long as one of them takes.
+            let rate = (0..50)
+                .map(|_| clock(threads, SHORT))
+                .find(|rate| *rate > 1e6)
+                .expect("a million turns a second");
+            assert!(rate.is_finite(), "{threads} threads: {rate}");
             // Not even at ten gigahertz is a chain of multiplications faster than this: no turn was left out.
             assert!(rate * f64::from(CYCLES_PER_TURN) < 1e10, "{threads} threads: {rate}");
         }

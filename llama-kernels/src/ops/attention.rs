@@ -256,7 +256,7 @@ fn few<S: Simd, const R: usize, const C: usize, const N: usize>(
         tile.hide(scores, visible[r], hidden[r]);
         factors[r] = raise(s, scores, state(records, r, record));
     }
-    // Row by row, but for each register: exponentials of different rows do not wait for each other.
+    // Register by register, all rows for each: exponentials of different rows do not wait for each other.
     for i in 0..blocks {
         for r in 0..R {
             exponentiate(s, &mut scores[r * TILE_LINES + i], state(records, r, record));

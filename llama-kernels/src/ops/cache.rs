@@ -30,7 +30,7 @@ pub(super) const Q8_BLOCK: usize = SCALES + GROUP * LANES;
 pub(super) const Q4_BLOCK: usize = SCALES + GROUP / 2 * LANES;
 
 /// [`GROUP`] features of sixteen positions, quantized: scales, and sixteens of bytes.
-trait Group: Sized {
+trait Group {
     /// Feature `j` of half `H` of sixteen keys with the scales `d`.
     fn key<S: Simd, const H: usize>(&self, s: S, j: usize, d: S::F) -> S::F;
 
@@ -405,7 +405,8 @@ fn add_half<S: Simd, const B: usize, const R: usize, const H: usize>(
     sums.put(s, line, acc);
 }
 
-/// Asks for what lies [`AHEAD`] of something that `R` rows read now.
+/// Asks for what lies [`AHEAD`] of something that `R` rows read now. (Which CPUs ask for a lone row was measured for two of
+/// them; the number of registers tells those apart.)
 #[inline(always)]
 fn ask<S: Simd, T, const R: usize>(s: S, now: &T) {
     let start = std::ptr::from_ref(now).cast::<u8>();
