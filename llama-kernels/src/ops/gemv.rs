@@ -108,13 +108,27 @@ fn integer_span<S: Simd, B: IntegerBlock, const M: usize>(
             *sum = Of::<B>::fma(s, min, Of::<B>::totals(s, &x[at]), *sum);
         }
     }
-    for pair in 0..2 {
-        let q = B::unpack(s, span, pair);
-        for (t, x) in x.iter().enumerate() {
-            let bytes = Of::<B>::bytes(&x[at]);
-            let x = [s.load_bytes(&bytes[2 * pair]), s.load_bytes(&bytes[2 * pair + 1])];
-            sums.dots[t] = Of::<B>::accumulate::<S, B::Lanes>(s, pair, q, x, scales[t], sums.dots[t]);
-        }
+    // Not a loop: for some formats and numbers of tokens it would stay one, with its registers in memory.
+    half_span::<S, B, M>(s, &mut sums.dots, &scales, span, x, at, 0);
+    half_span::<S, B, M>(s, &mut sums.dots, &scales, span, x, at, 1);
+}
+
+/// Multiplies 128 weights, the `pair`th of the `at`th span, with all tokens.
+#[inline(always)]
+fn half_span<S: Simd, B: IntegerBlock, const M: usize>(
+    s: S,
+    dots: &mut [S::F; M],
+    scales: &[Scale<S, B::Lanes>; M],
+    span: &[B],
+    x: [&[Spans<B>]; M],
+    at: usize,
+    pair: usize,
+) {
+    let q = B::unpack(s, span, pair);
+    for ((dots, &scale), x) in dots.iter_mut().zip(scales).zip(x) {
+        let bytes = Of::<B>::bytes(&x[at]);
+        let x = [s.load_bytes(&bytes[2 * pair]), s.load_bytes(&bytes[2 * pair + 1])];
+        *dots = Of::<B>::accumulate::<S, B::Lanes>(s, pair, q, x, scale, *dots);
     }
 }
 

@@ -102,6 +102,17 @@ impl<const VNNI: bool> Avx2<VNNI> {
         out
     }
 
+    /// Each of eight lanes four times, two lanes a register. Those for the first halves are brought together first:
+    /// a permutation within halves takes AMD's CPUs one operation, one across them two.
+    #[inline(always)]
+    fn repeated(self, a: __m256) -> [__m256; 4] {
+        avx2! {
+            let a = x86::permute(a, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+            [_mm256_permute_ps::<0x00>(a), _mm256_permute_ps::<0x55>(a),
+             _mm256_permute_ps::<0xaa>(a), _mm256_permute_ps::<0xff>(a)]
+        }
+    }
+
     /// Sixteen floats to 32-bit integers, saturated to 16 bits, in the order that `packs` leaves.
     #[inline(always)]
     fn to_i16(self, x: [__m256; 2]) -> __m256i {
@@ -467,14 +478,9 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn quarter<const I: usize>(self, a: Self::F) -> Self::F {
-        avx2! {
-            let (low, high) = if I.is_multiple_of(2) {
-                (_mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1), _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3))
-            } else {
-                (_mm256_setr_epi32(4, 4, 4, 4, 5, 5, 5, 5), _mm256_setr_epi32(6, 6, 6, 6, 7, 7, 7, 7))
-            };
-            [x86::permute(a[I / 2], low), x86::permute(a[I / 2], high)]
-        }
+        const { assert!(I < 4, "a register has four quarters") };
+        let [a, b, c, d] = self.repeated(a[I / 2]);
+        if I.is_multiple_of(2) { [a, b] } else { [c, d] }
     }
 
     #[inline(always)]
@@ -512,12 +518,8 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn half<const I: usize>(self, a: Self::H) -> Self::F {
         const { assert!(I < 2, "a register has two halves") };
-        let i = 4 * I as i32;
-        avx2! {
-            let low = _mm256_setr_epi32(i, i, i, i, i + 1, i + 1, i + 1, i + 1);
-            let high = _mm256_setr_epi32(i + 2, i + 2, i + 2, i + 2, i + 3, i + 3, i + 3, i + 3);
-            [x86::permute(a, low), x86::permute(a, high)]
-        }
+        let [a, b, c, d] = self.repeated(a);
+        if I == 0 { [a, b] } else { [c, d] }
     }
     #[inline(always)]
     fn widen8(self, a: Self::H) -> Self::F {
