@@ -1,8 +1,9 @@
 //! Small fields spread to bytes, eight or sixteen at a time in the registers of a scalar unit; and
 //! what formats of nibbles have in common.
 
-use super::Block;
-use crate::simd::Simd;
+use super::{Block, IntegerBlock};
+use crate::ops::pack::Sixteen;
+use crate::simd::{LANES, Simd};
 
 /// Eight nibbles, the low ones first, as eight bytes.
 #[inline(always)]
@@ -90,6 +91,53 @@ pub(super) fn eight<B: Block, const N: usize>(span: &[B]) -> &[[u8; N]; 8] {
 #[inline(always)]
 pub(super) fn nibble_halves<S: Simd>(s: S, x: S::I) -> [S::I; 2] {
     [s.and(x, s.splat_u8(15)), s.and(s.shr_halves(x, 4, 4), s.splat_u8(15))]
+}
+
+/// The bytes of sixteen rows' spans.
+#[inline(always)]
+pub(super) fn spans<'a, B: Block, const N: usize>(rows: &[&'a [B]; LANES]) -> [&'a [u8; N]; LANES] {
+    let mut out = [&[0; N]; LANES];
+    for (out, row) in out.iter_mut().zip(rows) {
+        *out = B::bytes(row).try_into().expect("a span");
+    }
+    out
+}
+
+/// Sixteen rows of blocks of 32 weights into a panel: the low nibbles of a block's last sixteen bytes, then the high
+/// ones, or what a table has for them. `N` bytes are a span.
+#[inline(always)]
+pub(super) fn pack_nibbles<S: Simd, B: IntegerBlock, const N: usize>(
+    s: S,
+    rows: &[&[B]; LANES],
+    to: &mut Sixteen<'_>,
+    table: Option<&[u8; 16]>,
+) {
+    let bytes = spans::<B, N>(rows);
+    for (block, lines) in to.bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        to.next.ask::<S, B>(s, 2 * block..2 * block + 2);
+        let (low, high) = lines.split_at_mut(4);
+        let words = s.fours(&bytes, (block + 1) * (N / 8) - 16);
+        for ((q, low), high) in words.into_iter().zip(low).zip(high) {
+            let mut q = nibble_halves(s, q);
+            if let Some(table) = table {
+                q = [s.lookup(table, q[0]), s.lookup(table, q[1])];
+            }
+            s.store_bytes(q[0], low);
+            s.store_bytes(q[1], high);
+        }
+    }
+    to.numbers_by_rows::<S, B>(s, rows);
+}
+
+/// Each byte of words, a group's scale of sixteen rows, signed, times `d`: a line a group.
+#[inline(always)]
+pub(super) fn scale_bytes<S: Simd>(s: S, words: S::I, d: S::F, out: &mut [[f32; LANES]]) {
+    // A byte at the top of a word is 2^24 times as much. Powers of two change no rounding.
+    let d = s.mul(d, s.splat(1.0 / (1 << 24) as f32));
+    for (byte, out) in out.iter_mut().enumerate() {
+        let top = s.and(s.shl_i32(words, 24 - 8 * byte as u32), s.splat_i32(0xff00_0000_u32.cast_signed()));
+        s.store(s.mul(d, s.to_f32(top)), out);
+    }
 }
 
 /// Sixteen bytes from two halves.

@@ -3,7 +3,8 @@
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
 
 use super::{Block, IntegerBlock, Lane, Nothing, Of32, Scales, bits, search};
-use crate::simd::Simd;
+use crate::ops::pack::Sixteen;
+use crate::simd::{LANES, Simd};
 use half::f16;
 
 /// 18 bytes for 32 weights.
@@ -54,6 +55,11 @@ impl IntegerBlock for IQ4_NL {
         let [a, b] = bits::nibble_halves(s, s.strided::<18>(bits::eight(span), pair));
         let levels = LEVELS.map(|v| v as u8);
         [s.lookup(&levels, a), s.lookup(&levels, b)]
+    }
+
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, rows: &[&[Self]; LANES], to: &mut Sixteen<'_>) {
+        bits::pack_nibbles::<S, Self, { 8 * 18 }>(s, rows, to, Some(&LEVELS.map(|v| v as u8)));
     }
 }
 

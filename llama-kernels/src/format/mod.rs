@@ -40,6 +40,7 @@ mod tq2_0;
 
 pub use grouping::{Grouping, Of16, Of32};
 
+use crate::ops::pack::Sixteen;
 use crate::simd::{LANES, SPAN, Scalar, Simd};
 use std::marker::PhantomData;
 
@@ -157,6 +158,13 @@ pub trait IntegerBlock: Block {
     /// The integers of 128 consecutive weights, the `pair`th half of a span, in the order that its
     /// [`Grouping`] asks for.
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2];
+
+    /// A span of sixteen rows into a panel, where the ISA is better at doing so [across](Simd::ACROSS) rows: a format
+    /// whose fields lie side by side transposes them as they are packed.
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, rows: &[&[Self]; LANES], to: &mut Sixteen<'_>) {
+        to.by_rows::<S, Self>(s, rows);
+    }
 }
 
 /// Blocks in a span of the format with the smallest ones.

@@ -3,7 +3,8 @@
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
 
 use super::{Block, IntegerBlock, Lane, Of32, Scales, Zero, bits, search};
-use crate::simd::Simd;
+use crate::ops::pack::Sixteen;
+use crate::simd::{LANES, Simd};
 use half::f16;
 
 /// 18 bytes for 32 weights.
@@ -46,6 +47,11 @@ impl IntegerBlock for Q4_0 {
     #[inline(always)]
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
         bits::nibble_halves(s, s.strided::<18>(bits::eight(span), pair))
+    }
+
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, rows: &[&[Self]; LANES], to: &mut Sixteen<'_>) {
+        bits::pack_nibbles::<S, Self, { 8 * 18 }>(s, rows, to, None);
     }
 }
 

@@ -3,7 +3,8 @@
 //! Byte `i` holds weight `i` in its low nibble and weight `i + 16` in its high one.
 
 use super::{Block, IntegerBlock, Lane, Minimum, Of32, Scales, bits, search};
-use crate::simd::Simd;
+use crate::ops::pack::Sixteen;
+use crate::simd::{LANES, Simd};
 use half::f16;
 
 /// 20 bytes for 32 weights.
@@ -50,6 +51,11 @@ impl IntegerBlock for Q4_1 {
     #[inline(always)]
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
         bits::nibble_halves(s, s.strided::<20>(bits::eight(span), pair))
+    }
+
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, rows: &[&[Self]; LANES], to: &mut Sixteen<'_>) {
+        bits::pack_nibbles::<S, Self, { 8 * 20 }>(s, rows, to, None);
     }
 }
 

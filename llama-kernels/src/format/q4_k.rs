@@ -5,8 +5,10 @@
 
 use super::search::Affine;
 use super::{Block, IntegerBlock, Lane, Lanes, Minimum, Of32, Scales, bits};
-use crate::simd::Simd;
+use crate::ops::pack::Sixteen;
+use crate::simd::{LANES, Simd};
 use half::f16;
+use std::mem::offset_of;
 
 /// 144 bytes for 256 weights.
 #[derive(Clone, Copy)]
@@ -103,6 +105,66 @@ impl SixBits {
     }
 }
 
+/// Two bits above the low nibble of each byte.
+#[inline(always)]
+fn six<S: Simd>(s: S, low: S::I, high: S::I) -> S::I {
+    s.or(s.and(low, s.splat_u8(15)), s.and(s.shr_halves(high, 2, 2), s.splat_u8(0x30)))
+}
+
+/// The scales and minimums of sixteen rows, which their blocks begin with.
+#[inline(always)]
+pub(super) fn pack_scales<S: Simd, const N: usize>(s: S, blocks: &[&[u8; N]; LANES], to: &mut Sixteen<'_>) {
+    let [factors, first, second, last] = s.fours(blocks, 0);
+    let [d, dmin] = s.floats_f16(factors);
+    let whole = s.splat_u8(63);
+    let (scales, last_scales) = to.scales.split_at_mut(4);
+    bits::scale_bytes(s, s.and(first, whole), d, scales);
+    bits::scale_bytes(s, six(s, last, first), d, last_scales);
+    let (mins, last_mins) = to.mins.split_at_mut(4);
+    bits::scale_bytes(s, s.and(second, whole), dmin, mins);
+    bits::scale_bytes(s, six(s, s.shr_halves(last, 4, 4), second), dmin, last_mins);
+}
+
+/// The nibbles of sixteen rows, which lie from byte `at` on, and of the `i`th group the `i`th bits of `fifth`, words of
+/// a group, above them.
+#[inline(always)]
+pub(super) fn pack_nibbles<S: Simd, B: IntegerBlock, const N: usize>(
+    s: S,
+    blocks: &[&[u8; N]; LANES],
+    at: usize,
+    fifth: Option<[S::I; 8]>,
+    to: &mut Sixteen<'_>,
+) {
+    for half in 0..2 {
+        for pair in 0..4 {
+            let row = 8 * half + 2 * pair;
+            to.next.ask::<S, B>(s, row..row + 2);
+            let words = s.fours(blocks, at + 32 * pair + 16 * half);
+            for (j, word) in words.into_iter().enumerate() {
+                let (line, mut q) = (4 * half + j, bits::nibble_halves(s, word));
+                if let Some(fifth) = fifth {
+                    q = [
+                        fifth_bit(s, q[0], fifth[line], 2 * pair),
+                        fifth_bit(s, q[1], fifth[line], 2 * pair + 1),
+                    ];
+                }
+                s.store_bytes(q[0], &mut to.bytes[16 * pair + line]);
+                s.store_bytes(q[1], &mut to.bytes[16 * pair + 8 + line]);
+            }
+        }
+    }
+}
+
+/// Nibbles with the `i`th bits of `bits` above them.
+#[inline(always)]
+fn fifth_bit<S: Simd>(s: S, q: S::I, bits: S::I, i: usize) -> S::I {
+    let bits = match i {
+        0..4 => s.shl_i32(bits, 4 - i as u32),
+        _ => s.shr_halves(bits, i as u32 - 4, i as u32 - 4),
+    };
+    s.or(q, s.and(bits, s.splat_u8(16)))
+}
+
 /// The nibbles of 128 weights, whose groups of 32 take turns in the halves of the bytes.
 #[inline(always)]
 pub(super) fn nibbles<S: Simd>(s: S, q: &[[u8; 32]; 4], pair: usize) -> [S::I; 2] {
@@ -124,6 +186,13 @@ impl IntegerBlock for Q4_K {
     #[inline(always)]
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
         nibbles(s, &span[0].q, pair)
+    }
+
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, rows: &[&[Self]; LANES], to: &mut Sixteen<'_>) {
+        let blocks = bits::spans::<Self, 144>(rows);
+        pack_nibbles::<S, Self, 144>(s, &blocks, offset_of!(Self, q), None, to);
+        pack_scales(s, &blocks, to);
     }
 }
 

@@ -7,8 +7,10 @@
 use super::q4_k::{self, SixBits};
 use super::search::Affine;
 use super::{Block, IntegerBlock, Lane, Minimum, Of32, Scales, bits};
-use crate::simd::Simd;
+use crate::ops::pack::Sixteen;
+use crate::simd::{LANES, Simd};
 use half::f16;
+use std::mem::offset_of;
 
 /// 176 bytes for 256 weights.
 #[derive(Clone, Copy)]
@@ -77,6 +79,21 @@ impl IntegerBlock for Q5_K {
         let [a, b] = q4_k::nibbles(s, &block.q, pair);
         let [first, second] = bits::split(&block.high);
         [s.or(a, fifth(s, first, pair)), s.or(b, fifth(s, second, pair))]
+    }
+
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, rows: &[&[Self]; LANES], to: &mut Sixteen<'_>) {
+        let blocks = bits::spans::<Self, 176>(rows);
+        let high = offset_of!(Self, high);
+        let ([a, b, c, d], [e, f, g, h]) = (s.fours(&blocks, high), s.fours(&blocks, high + 16));
+        q4_k::pack_nibbles::<S, Self, 176>(
+            s,
+            &blocks,
+            offset_of!(Self, q),
+            Some([a, b, c, d, e, f, g, h]),
+            to,
+        );
+        q4_k::pack_scales(s, &blocks, to);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Q8_0: 32 signed bytes (kept as `u8`) and one half-precision scale; `w = d * q`.
 
 use super::{Block, IntegerBlock, Lane, Nothing, Of32, Scales, bits};
-use crate::simd::Simd;
+use crate::ops::pack::Sixteen;
+use crate::simd::{LANES, Simd};
 use half::f16;
 
 /// 34 bytes for 32 weights.
@@ -49,6 +50,18 @@ impl IntegerBlock for Q8_0 {
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
         let [a, b, c, d] = &span[4 * pair..][..4] else { unreachable!("four blocks") };
         s.regroup(s.halves(&a.q, &b.q), s.halves(&c.q, &d.q))
+    }
+
+    #[inline(always)]
+    fn pack<S: Simd>(s: S, rows: &[&[Self]; LANES], to: &mut Sixteen<'_>) {
+        let bytes = bits::spans::<Self, { 8 * 34 }>(rows);
+        for (i, lines) in to.bytes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            to.next.ask::<S, Self>(s, i..i + 1);
+            for (q, line) in s.fours(&bytes, i / 2 * 34 + 2 + i % 2 * 16).into_iter().zip(lines) {
+                s.store_bytes(q, line);
+            }
+        }
+        to.numbers_by_rows::<S, Self>(s, rows);
     }
 }
 

@@ -5,7 +5,7 @@ use super::{Kernel, LANES, Need, STRIPE, Simd, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
-use crate::ops::pack::Integers;
+use crate::ops::pack::{Coming, Integers};
 use crate::ops::{self, gemm};
 use core::arch::x86_64::*;
 
@@ -77,29 +77,20 @@ impl<const VNNI: bool> Avx2<VNNI> {
         }
     }
 
-    /// Half `j` of eight lines, the `i`th ones, as eight by eight words, transposed.
+    /// Sixteen bytes of eight rows as four words of each.
+    ///
+    /// # Safety
+    /// Sixteen bytes are read at each address.
     #[inline(always)]
-    fn transposed(self, lines: &[[u8; STRIPE]; LANES], i: usize, j: usize) -> [__m256i; 8] {
-        let mut out = avx2! { [_mm256_setzero_si256(); 8] };
-        for half in 0..2 {
-            let mut rows = avx2! { [_mm256_setzero_ps(); 4] };
-            for (r, row) in rows.iter_mut().enumerate() {
-                let low: &[u8; 16] = &lines[8 * i + r].as_chunks().0[2 * j + half];
-                let high: &[u8; 16] = &lines[8 * i + r + 4].as_chunks().0[2 * j + half];
-                *row = avx2! { _mm256_loadu2_m128(high.as_ptr().cast(), low.as_ptr().cast()) };
-            }
-            let [a, b, c, d] = rows;
-            let words = avx2! {
-                let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
-                let (ef, gh) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
-                [_mm256_shuffle_ps::<0x44>(ab, cd), _mm256_shuffle_ps::<0xee>(ab, cd),
-                 _mm256_shuffle_ps::<0x44>(ef, gh), _mm256_shuffle_ps::<0xee>(ef, gh)]
-            };
-            for (out, words) in out[4 * half..].iter_mut().zip(words) {
-                *out = avx2! { _mm256_castps_si256(words) };
-            }
+    unsafe fn words(self, p: [*const f32; 8]) -> [__m256i; 4] {
+        avx2! {
+            let (a, b) = (_mm256_loadu2_m128(p[4], p[0]), _mm256_loadu2_m128(p[5], p[1]));
+            let (c, d) = (_mm256_loadu2_m128(p[6], p[2]), _mm256_loadu2_m128(p[7], p[3]));
+            let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+            let (ef, gh) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+            [_mm256_castps_si256(_mm256_shuffle_ps::<0x44>(ab, cd)), _mm256_castps_si256(_mm256_shuffle_ps::<0xee>(ab, cd)),
+             _mm256_castps_si256(_mm256_shuffle_ps::<0x44>(ef, gh)), _mm256_castps_si256(_mm256_shuffle_ps::<0xee>(ef, gh))]
         }
-        out
     }
 
     /// Each of eight lanes four times, two lanes a register. Those for the first halves are brought together first:
@@ -363,15 +354,35 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn transpose(self, lines: &[[u8; STRIPE]; LANES], out: &mut [[u8; STRIPE]], stride: usize) {
-        for i in 0..2 {
-            for j in 0..2 {
-                for (word, rows) in self.transposed(lines, i, j).into_iter().enumerate() {
-                    let line = &mut out[(2 * j + word / 4) * stride + word % 4];
+        for (i, lines) in lines.as_chunks::<8>().0.iter().enumerate() {
+            for quarter in 0..4 {
+                let mut at = [std::ptr::null(); 8];
+                for (at, line) in at.iter_mut().zip(lines) {
+                    *at = line[16 * quarter..].as_ptr().cast();
+                }
+                // SAFETY: four times sixteen bytes are in each line.
+                for (word, rows) in unsafe { self.words(at) }.into_iter().enumerate() {
+                    let line = &mut out[quarter * stride + word];
                     let half: &mut [u8; 32] = &mut line.as_chunks_mut().0[i];
                     avx2! { _mm256_storeu_si256(half.as_mut_ptr().cast(), rows) }
                 }
             }
         }
+    }
+    #[inline(always)]
+    fn fours<const N: usize>(self, rows: &[&[u8; N]; LANES], at: usize) -> [Self::I; 4] {
+        assert!(at + 16 <= N, "sixteen bytes from {at} on in {N}");
+        let mut halves = avx2! { [[_mm256_setzero_si256(); 4]; 2] };
+        for (half, rows) in halves.iter_mut().zip(rows.as_chunks::<8>().0) {
+            let mut address = [std::ptr::null(); 8];
+            for (address, row) in address.iter_mut().zip(rows) {
+                *address = row.as_ptr().wrapping_add(at).cast();
+            }
+            // SAFETY: so many bytes are in each row.
+            *half = unsafe { self.words(address) };
+        }
+        let [a, b] = halves;
+        [[a[0], b[0]], [a[1], b[1]], [a[2], b[2]], [a[3], b[3]]]
     }
     #[inline(always)]
     fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
@@ -473,6 +484,18 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    fn floats_f16(self, a: Self::I) -> [Self::F; 2] {
+        avx2! {
+            let low = _mm256_set1_epi32(0xffff);
+            let low = _mm256_packus_epi32(_mm256_and_si256(a[0], low), _mm256_and_si256(a[1], low));
+            let high = _mm256_packus_epi32(_mm256_srli_epi32::<16>(a[0]), _mm256_srli_epi32::<16>(a[1]));
+            let low = _mm256_permute4x64_epi64::<0b11_01_10_00>(low);
+            let high = _mm256_permute4x64_epi64::<0b11_01_10_00>(high);
+            [[_mm256_cvtph_ps(_mm256_castsi256_si128(low)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(low))],
+             [_mm256_cvtph_ps(_mm256_castsi256_si128(high)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(high))]]
+        }
+    }
+    #[inline(always)]
     fn splat_f16(self, x: [u8; 2]) -> Self::F {
         avx2! { [_mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(x))); 2] }
     }
@@ -556,7 +579,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         self,
         panel: &Integers,
         x: &[i32],
-        next: &[i32],
+        coming: &mut Coming,
         c: &mut [[f32; LANES]; MT],
     ) {
         match VNNI {
@@ -565,7 +588,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 Avx2(()),
                 panel,
                 x,
-                next,
+                coming,
                 c.as_mut_slice().try_into().expect("the one width of tiles"),
             ),
         }
@@ -594,6 +617,10 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const PANELS_FROM: usize = 64;
 
     const NARROW_SUMS: bool = !VNNI;
+
+    const ASKS: bool = !VNNI;
+
+    const ACROSS: bool = true;
 
     const REGISTERS: usize = 8;
 

@@ -40,7 +40,7 @@ pub use scalar::Scalar;
 
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
-use crate::ops::pack::Integers;
+use crate::ops::pack::{Coming, Integers};
 use crate::ops::{dots, floats, gemm};
 
 /// Lanes of [`Simd::F`].
@@ -239,6 +239,17 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
             }
         }
     }
+    /// Bytes `at..at + 16` of sixteen rows, four by four: the `i`th register holds the `i`th four of each row.
+    #[inline(always)]
+    fn fours<const N: usize>(self, rows: &[&[u8; N]; LANES], at: usize) -> [Self::I; 4] {
+        let mut lines = [[0; STRIPE]; 4];
+        for (r, row) in rows.iter().enumerate() {
+            for (four, line) in row[at..at + 16].as_chunks::<4>().0.iter().zip(&mut lines) {
+                line.as_chunks_mut().0[r] = *four;
+            }
+        }
+        lines.map(|line| self.load_bytes(&line))
+    }
     /// Two stripes in the order of the row, regrouped: of each 32 bytes the first half, then the second ones.
     fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2];
     /// Bitwise and.
@@ -299,6 +310,18 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn floats_i8(self, x: [u8; 16]) -> Self::F {
         self.to_f32(self.widen_i8(&x))
     }
+    /// The half-precision numbers in the low halves of sixteen words, and in the high ones.
+    #[inline(always)]
+    fn floats_f16(self, a: Self::I) -> [Self::F; 2] {
+        let mut words = [0; LANES];
+        self.store_i32(a, &mut words);
+        let mut halves = [[[0; 2]; LANES]; 2];
+        for (i, word) in words.iter().enumerate() {
+            let [a, b, c, d] = word.to_le_bytes();
+            (halves[0][i], halves[1][i]) = ([a, b], [c, d]);
+        }
+        halves.map(|x| self.load_f16(x.as_flattened().first_chunk().expect("sixteen numbers")))
+    }
     /// All lanes this half-precision number.
     fn splat_f16(self, x: [u8; 2]) -> Self::F;
     /// The lanes of quarter `I`, each four times: what a stripe's sums of four products are multiplied by.
@@ -355,13 +378,14 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     }
 
     /// Adds to `c`, `[token][row]`, the products of a panel with a tile of `MT` tokens, whose words `x` lie as
-    /// `crate::acts` has it. With each group of columns, a line of `next` may be asked for.
+    /// `crate::acts` has it. With each group of columns, a part of `coming` is asked for, where [`ASKS`](Self::ASKS)
+    /// says so.
     #[inline(always)]
     fn integer_tile<L: Lanes, const MT: usize>(
         self,
         panel: &Integers,
         x: &[i32],
-        _next: &[i32],
+        _coming: &mut Coming,
         c: &mut [[f32; LANES]; MT],
     ) {
         gemm::integer_tile::<Self, L, MT>(self, panel, x, c);
@@ -393,6 +417,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The power of two that [`dot_signed`](Self::dot_signed) adds to signed weights, where the ISA
     /// multiplies unsigned bytes only; the drivers take its share off again.
     const SIGNED_ZERO: Option<u32> = None;
+
+    /// Whether [`integer_tile`](Self::integer_tile) asks for what comes.
+    const ASKS: bool = false;
+
+    /// Whether panels of integers are unpacked [across](IntegerBlock::pack) sixteen rows, where a format can be so, and
+    /// not row by row.
+    const ACROSS: bool = false;
 
     /// Whether [`integer_tile`](Self::integer_tile) adds products of small weights in 16 bits, two columns to a sum: what
     /// is to be subtracted for the zero point is so from the start, if it comes in two parts.

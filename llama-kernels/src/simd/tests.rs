@@ -101,6 +101,14 @@ impl Kernel for All {
                 s.transpose(&lines, &mut out, 8);
                 out.iter().flatten().map(|b| u32::from(*b)).collect()
             }),
+            ("fours", {
+                let rows: [[u8; 40]; LANES] = from_fn(|r| from_fn(|i| w[(7 * r + 3 * i) % STRIPE]));
+                s.fours(&rows.each_ref(), 21).into_iter().flat_map(int).collect()
+            }),
+            ("floats_f16", {
+                let words = from_fn(|i| halves[i % 32] ^ (i % 5) as u8 & 0x3b);
+                s.floats_f16(s.load_bytes(&words)).into_iter().flat_map(float).collect()
+            }),
             ("to_bits", int(s.to_bits(fa))),
             ("dot_bf16", {
                 // Integers: exact in whatever order an instruction adds them up.

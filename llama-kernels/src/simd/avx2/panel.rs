@@ -16,7 +16,7 @@
 use super::{Avx2, TILE};
 use crate::acts::{GROUP, TILE_WORDS};
 use crate::format::{Grouping, Lanes, Subtrahend};
-use crate::ops::pack::Integers;
+use crate::ops::pack::{Coming, Integers};
 use crate::simd::{LANES, STRIPE};
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -156,7 +156,7 @@ macro_rules! group {
         fn $name<const ZERO: u32, const SECOND: usize>(
             w: &[[u8; STRIPE]; QUADS],
             x: &[[i32; TILE]; TILE_WORDS],
-            next: *const i32,
+            next: *const u8,
             scales: &[f32],
             mins: &[f32],
             sums: &mut [[f32; LANES]; TILE],
@@ -206,10 +206,10 @@ group!(
 /// weights less their zero point, if there is one: what lies between may wrap around.
 #[inline(always)]
 pub(super) fn tile<L: Lanes>(
-    _proof: Avx2<false>,
+    s: Avx2<false>,
     panel: &Integers,
     x: &[i32],
-    next: &[i32],
+    coming: &mut Coming,
     sums: &mut [[f32; LANES]; TILE],
 ) {
     /// Bytes of a line of scales.
@@ -219,8 +219,8 @@ pub(super) fn tile<L: Lanes>(
     let scales = panel.scales.as_flattened().chunks_exact(lines);
     let mins = panel.mins.as_flattened().chunks_exact(lines);
     let groups = panel.bytes.as_chunks().0.iter().zip(x).zip(scales).zip(mins);
-    for (i, (((w, x), scales), mins)) in groups.enumerate() {
-        let next = next.as_ptr().wrapping_add(16 * i);
+    for (((w, x), scales), mins) in groups {
+        let next = coming.ask_but_one(s);
         avx2! {
             match (L::BITS, L::Grouping::LEN, L::Less::ZERO) {
                 (8, 32, _) => signed::<0, 0>(w, x, next, scales, mins, sums),
