@@ -125,46 +125,6 @@ pub(super) fn pack_scales<S: Simd, const N: usize>(s: S, blocks: &[&[u8; N]; LAN
     bits::scale_bytes(s, six(s, s.shr_halves(last, 4, 4), second), dmin, last_mins);
 }
 
-/// The nibbles of sixteen rows, which lie from byte `at` on, and of the `i`th group the `i`th bits of `fifth`, words of
-/// a group, above them.
-#[inline(always)]
-pub(super) fn pack_nibbles<S: Simd, B: IntegerBlock, const N: usize>(
-    s: S,
-    blocks: &[&[u8; N]; LANES],
-    at: usize,
-    fifth: Option<[S::I; 8]>,
-    to: &mut Sixteen<'_>,
-) {
-    for half in 0..2 {
-        for pair in 0..4 {
-            let row = 8 * half + 2 * pair;
-            to.next.ask::<S, B>(s, row..row + 2);
-            let words = s.fours(blocks, at + 32 * pair + 16 * half);
-            for (j, word) in words.into_iter().enumerate() {
-                let (line, mut q) = (4 * half + j, bits::nibble_halves(s, word));
-                if let Some(fifth) = fifth {
-                    q = [
-                        fifth_bit(s, q[0], fifth[line], 2 * pair),
-                        fifth_bit(s, q[1], fifth[line], 2 * pair + 1),
-                    ];
-                }
-                s.store_bytes(q[0], &mut to.bytes[16 * pair + line]);
-                s.store_bytes(q[1], &mut to.bytes[16 * pair + 8 + line]);
-            }
-        }
-    }
-}
-
-/// Nibbles with the `i`th bits of `bits` above them.
-#[inline(always)]
-fn fifth_bit<S: Simd>(s: S, q: S::I, bits: S::I, i: usize) -> S::I {
-    let bits = match i {
-        0..4 => s.shl_i32(bits, 4 - i as u32),
-        _ => s.shr_halves(bits, i as u32 - 4, i as u32 - 4),
-    };
-    s.or(q, s.and(bits, s.splat_u8(16)))
-}
-
 /// The nibbles of 128 weights, whose groups of 32 take turns in the halves of the bytes.
 #[inline(always)]
 pub(super) fn nibbles<S: Simd>(s: S, q: &[[u8; 32]; 4], pair: usize) -> [S::I; 2] {
@@ -191,8 +151,22 @@ impl IntegerBlock for Q4_K {
     #[inline(always)]
     fn pack<S: Simd>(s: S, rows: &[&[Self]; LANES], to: &mut Sixteen<'_>) {
         let blocks = bits::spans::<Self, 144>(rows);
-        pack_nibbles::<S, Self, 144>(s, &blocks, offset_of!(Self, q), None, to);
         pack_scales(s, &blocks, to);
+        for (i, lines) in to.bytes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let (low, high) = lines.split_at_mut(8);
+            for half in 0..2 {
+                let rows = 4 * i + 2 * half;
+                to.next.ask::<S, Self>(s, rows..rows + 2);
+                let words = s.fours(&blocks, offset_of!(Self, q) + 32 * i + 16 * half);
+                for ((word, low), high) in
+                    words.into_iter().zip(&mut low[4 * half..]).zip(&mut high[4 * half..])
+                {
+                    let [first, second] = bits::nibble_halves(s, word);
+                    s.store_bytes(first, low);
+                    s.store_bytes(second, high);
+                }
+            }
+        }
     }
 }
 

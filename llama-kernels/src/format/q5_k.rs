@@ -10,7 +10,6 @@ use super::{Block, IntegerBlock, Lane, Minimum, Of32, Scales, bits};
 use crate::ops::pack::Sixteen;
 use crate::simd::{LANES, Simd};
 use half::f16;
-use std::mem::offset_of;
 
 /// 176 bytes for 256 weights.
 #[derive(Clone, Copy)]
@@ -83,17 +82,8 @@ impl IntegerBlock for Q5_K {
 
     #[inline(always)]
     fn pack<S: Simd>(s: S, rows: &[&[Self]; LANES], to: &mut Sixteen<'_>) {
-        let blocks = bits::spans::<Self, 176>(rows);
-        let high = offset_of!(Self, high);
-        let ([a, b, c, d], [e, f, g, h]) = (s.fours(&blocks, high), s.fours(&blocks, high + 16));
-        q4_k::pack_nibbles::<S, Self, 176>(
-            s,
-            &blocks,
-            offset_of!(Self, q),
-            Some([a, b, c, d, e, f, g, h]),
-            to,
-        );
-        q4_k::pack_scales(s, &blocks, to);
+        to.bytes_by_rows::<S, Self>(s, rows);
+        q4_k::pack_scales(s, &bits::spans::<Self, 176>(rows), to);
     }
 }
 

@@ -5,9 +5,9 @@
 //! minimums lie beside it, one register of sixteen rows per group.
 //!
 //! Rows are unpacked one by one and then transposed; or, on AVX2 and for some formats, transposed as they lie in the file
-//! and unpacked then, which moves half the bytes and makes a group's scales of all rows at once. (Two Zen 3 cores, 16
-//! tokens, in turns: Q4_0, Q4_1 and IQ4_NL 1.05 to 1.09, Q8_0 1.01 to 1.02; one core, Q4_K 1.09. Q6_K, whose fields are
-//! of two widths, 0.98.)
+//! and unpacked then, which moves half the bytes and makes the scales of a group of all rows at once. (Two Zen 3 cores, 16
+//! tokens, in turns: Q4_K 1.11, Q4_0, Q4_1 and IQ4_NL 1.05 to 1.09, Q8_0 1.01; Q5_K 1.08 with its scales alone, 1.01 with
+//! its nibbles too. Tried and lost: Q6_K, 0.98, and with its scales alone 0.98 to 1.02.)
 
 use crate::acts::GROUP;
 use crate::buffer::Buffer;
@@ -215,7 +215,7 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
         let mut to = Sixteen {
             room: &mut room,
             next: Next { rows: next, asks: ahead.is_some() },
-            bytes: panel.bytes[at * LINES..][..LINES].as_mut_array().expect("the lines of a span"),
+            bytes: panel.bytes[at * LINES..].first_chunk_mut().expect("the lines of a span"),
             scales: &mut panel.scales[at * groups..][..groups],
             mins: &mut panel.mins[at * groups..][..groups],
         };
@@ -277,6 +277,16 @@ impl Sixteen<'_> {
         }
         s.run(PlaceBytes::<B::Lanes>(self, PhantomData));
         s.run(PlaceNumbers::<B::Lanes>(self, PhantomData));
+    }
+
+    /// The same of the integers alone.
+    #[inline(always)]
+    pub(crate) fn bytes_by_rows<S: Simd, B: IntegerBlock>(&mut self, s: S, rows: &[&[B]; LANES]) {
+        for (r, row) in rows.iter().enumerate() {
+            self.next.ask::<S, B>(s, r..r + 1);
+            self.room.bytes::<S, B>(s, row, r);
+        }
+        s.run(PlaceBytes::<B::Lanes>(self, PhantomData));
     }
 
     /// The same of the scales and minimums alone.
