@@ -22,8 +22,8 @@
 //! While a tile is multiplied with its panels, the activations of the next one are asked for, a line a group (AVX2, one
 //! Zen 3 core, 512 tokens, in turns: 1.07 to 1.14 times as fast); with few tokens, whose activations are in the caches,
 //! the weights that are unpacked next (two cores, 16 tokens: Q8_0 1.11 to 1.15, Q4_K 1.02 to 1.04, Q4_0 and Q6_K 0.97 to
-//! 1.02; 64 tokens 1.0 to 1.04, but with 512 they are in the way). Asked for while others are unpacked, they came one
-//! thread's share of memory after the other, and then memory had nothing to do.
+//! 1.02; 64 tokens 0.98 to 1.04). Else weights are asked for while others are unpacked, and memory rests while panels are
+//! multiplied.
 //!
 //! AMX replaces the integer engine by one of its own, in bfloat16 (`simd/amx.rs`), which needs no scaling per group:
 //! when it was written, a prompt of 512 tokens through a 1.1B model in Q4_0 ran at 135 tokens/s on AVX2, 272 on
@@ -75,65 +75,50 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock, const MT: usize, const NARROW: u
     assert!(rows.len() <= PANELS * LANES && padded > 0, "{} rows, {padded} tokens", rows.len());
     let mt = acts.layout.tile();
     assert!(mt == MT || mt == NARROW, "tiles of {MT} or {NARROW} tokens, found {mt}");
+    let few = S::ASKS && padded <= FEW;
     for start in (0..w.cols()).step_by(pack::INTEGER_COLS) {
         let cols = start..w.cols().min(start + pack::INTEGER_COLS);
-        let groups = pack::groups(cols.len());
-        let few = S::ASKS && padded <= FEW;
-        let first = start / GROUP * TILE_WORDS * mt;
         let panels = rows.len().div_ceil(LANES);
         for (at, (rows, panel)) in sixteens(&rows).zip(&mut panel.integers).enumerate() {
             let ahead = if few { None } else { Some(pack::next::<B>(w, &cols, at, panels)) };
             pack::integer::<S, B>(s, w, rows, cols.clone(), ahead, panel);
         }
-        let panels = &panel.integers[..panels];
+        let (panels, groups) = (&panel.integers[..panels], pack::groups(cols.len()));
         let parts = padded / mt * panels.len() * groups;
         let coming = few.then(|| Coming::after::<B>(w, &rows, &cols, pack::INTEGER_COLS, parts));
+        let first = start / GROUP * TILE_WORDS * mt;
+        let block = Block { panels, groups, first, acts, out, padded, coming };
         // Compiled once for all formats with such lanes.
         if MT == NARROW || mt == MT {
-            s.run(Tiles::<B::Lanes, MT> {
-                panels,
-                groups,
-                acts,
-                first,
-                out,
-                padded,
-                coming,
-                lanes: PhantomData,
-            });
+            s.run(Tiles::<B::Lanes, MT>(block, PhantomData));
         } else {
-            s.run(Tiles::<B::Lanes, NARROW> {
-                panels,
-                groups,
-                acts,
-                first,
-                out,
-                padded,
-                coming,
-                lanes: PhantomData,
-            });
+            s.run(Tiles::<B::Lanes, NARROW>(block, PhantomData));
         }
     }
 }
 
-/// Panels times all tokens of a batch, `padded` of them, in tiles of `MT`.
-struct Tiles<'a, L, const MT: usize> {
+/// Panels, and what they are multiplied with.
+struct Block<'a> {
     panels: &'a [Integers],
     /// Of columns, and where their words begin in a tile.
     groups: usize,
     first: usize,
     acts: &'a Acts,
     out: &'a mut [[f32; LANES]],
+    /// Tokens, up to whole tiles.
     padded: usize,
     /// Weights to be asked for; if there are none, activations are.
     coming: Option<Coming>,
-    lanes: PhantomData<L>,
 }
+
+/// A block times all tokens of a batch, in tiles of `MT`.
+struct Tiles<'a, L, const MT: usize>(Block<'a>, PhantomData<L>);
 
 impl<L: Lanes, const MT: usize> Kernel for Tiles<'_, L, MT> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let Tiles { panels, groups, first, acts, out, padded, mut coming, .. } = self;
+        let Block { panels, groups, first, acts, out, padded, mut coming } = self.0;
         for tile in 0..padded / MT {
             let words = |tile: usize| &acts.tile(tile)[first..][..groups * TILE_WORDS * MT];
             let (x, next) = (words(tile), words((tile + 1).min(padded / MT - 1)));
@@ -141,8 +126,7 @@ impl<L: Lanes, const MT: usize> Kernel for Tiles<'_, L, MT> {
             for ((panel, out), next) in panels.iter().zip(out.chunks_exact_mut(padded)).zip(parts) {
                 let c = out[tile * MT..].first_chunk_mut().expect("whole tiles");
                 let mut activations = Coming::words(next);
-                let coming = coming.as_mut().unwrap_or(&mut activations);
-                s.integer_tile::<L, MT>(panel, x, coming, c);
+                s.integer_tile::<L, MT>(panel, x, coming.as_mut().unwrap_or(&mut activations), c);
             }
         }
     }

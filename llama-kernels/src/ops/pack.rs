@@ -159,7 +159,7 @@ impl Coming {
         }
     }
 
-    /// Asks for the next part but for one line, which is returned. (Beyond the end, for what follows it.)
+    /// Asks for the next part but for one line, which is returned: any one if none is left.
     #[inline(always)]
     pub(crate) fn ask_but_one<S: Simd>(&mut self, s: S) -> *const u8 {
         for _ in 1..self.some {
@@ -174,7 +174,7 @@ impl Coming {
 const LINE: usize = 64;
 
 /// Fills a panel with columns `cols` (from a multiple of [`INTEGER_COLS`]) of at most sixteen rows.
-/// Missing rows, and columns up to the next stripe, are zero. With each block the one `ahead` bytes further on is asked
+/// Missing rows, and columns up to the next stripe, are blocks of zeros. With each block the one `ahead` bytes further on is asked
 /// for, if any, which may be before it (`ahead` wraps around) and anywhere.
 #[inline(always)]
 pub(crate) fn integer<S: Simd, B: IntegerBlock>(
@@ -185,6 +185,7 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
     ahead: Option<usize>,
     panel: &mut Integers,
 ) {
+    const { assert!(!S::ACROSS || S::SIGNED_ZERO.is_none(), "what is packed across rows is not moved up") };
     let stripes = cols.len().div_ceil(STRIPE);
     let (first, last) = (cols.start / B::LEN, cols.end / B::LEN);
     let n = SPAN / B::LEN;
@@ -197,12 +198,9 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
     }
     let mut room = Room::new();
     for (at, start) in (0..last - first).step_by(n).enumerate() {
-        let (mut spans, mut next) = ([&none[..n]; LANES], [std::ptr::null(); LANES]);
-        for ((span, next), row) in spans.iter_mut().zip(&mut next).zip(&whole) {
-            if let Some(blocks) = row.get(start..start + n) {
-                *span = blocks;
-                *next = blocks.as_ptr().cast::<u8>().wrapping_add(ahead.unwrap_or(0));
-            }
+        let mut spans = [&none[..n]; LANES];
+        for (span, row) in spans.iter_mut().zip(&whole) {
+            *span = row.get(start..start + n).unwrap_or(&none[..n]);
         }
         if let (true, Some(padded)) = (start + n > last - first, &mut padded) {
             for ((span, padded), row) in spans.iter_mut().zip(padded).zip(&whole) {
@@ -214,7 +212,7 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
         }
         let mut to = Sixteen {
             room: &mut room,
-            next: Next { rows: next, asks: ahead.is_some() },
+            next: Next(ahead.map(|ahead| spans.map(|span| span.as_ptr().cast::<u8>().wrapping_add(ahead)))),
             bytes: panel.bytes[at * LINES..].first_chunk_mut().expect("the lines of a span"),
             scales: &mut panel.scales[at * groups..][..groups],
             mins: &mut panel.mins[at * groups..][..groups],
@@ -231,21 +229,15 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
 /// Lines of a panel that hold a span.
 pub(crate) const LINES: usize = SPAN / 4;
 
-/// Where sixteen rows' spans begin, which need not be mapped.
-pub(crate) struct Next {
-    rows: [*const u8; LANES],
-    /// Whether they are asked for here.
-    asks: bool,
-}
+/// Where sixteen rows' spans begin, which need not be mapped; if they are asked for here.
+pub(crate) struct Next(Option<[*const u8; LANES]>);
 
 impl Next {
     /// Asks for the spans of these rows. (All at once, they would wait for each other.)
     #[inline(always)]
     pub(crate) fn ask<S: Simd, B: Block>(&self, s: S, rows: Range<usize>) {
-        if !self.asks {
-            return;
-        }
-        for row in &self.rows[rows] {
+        let Some(all) = &self.0 else { return };
+        for row in &all[rows] {
             for line in (0..SPAN / B::LEN * size_of::<B>()).step_by(LINE) {
                 s.prefetch(row.wrapping_add(line));
             }
@@ -270,13 +262,8 @@ impl Sixteen<'_> {
     /// Unpacks row by row, and transposes that.
     #[inline(always)]
     pub(crate) fn by_rows<S: Simd, B: IntegerBlock>(&mut self, s: S, rows: &[&[B]; LANES]) {
-        for (r, row) in rows.iter().enumerate() {
-            self.next.ask::<S, B>(s, r..r + 1);
-            self.room.bytes::<S, B>(s, row, r);
-            self.room.numbers::<S, B>(s, row, r);
-        }
-        s.run(PlaceBytes::<B::Lanes>(self, PhantomData));
-        s.run(PlaceNumbers::<B::Lanes>(self, PhantomData));
+        self.bytes_by_rows(s, rows);
+        self.numbers_by_rows(s, rows);
     }
 
     /// The same of the integers alone.

@@ -421,8 +421,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// Whether [`integer_tile`](Self::integer_tile) asks for what comes.
     const ASKS: bool = false;
 
-    /// Whether panels of integers are unpacked [across](IntegerBlock::pack) sixteen rows, where a format can be so, and
-    /// not row by row.
+    /// Whether panels of integers are unpacked [across](IntegerBlock::pack) sixteen rows, by the formats that can be, and
+    /// not row by row. Not together with [`SIGNED_ZERO`](Self::SIGNED_ZERO).
     const ACROSS: bool = false;
 
     /// Whether [`integer_tile`](Self::integer_tile) adds products of small weights in 16 bits, two columns to a sum: what
