@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Speed beside llama.cpp's: its llama-bench and ours take turns on the same files and threads.
+"""Speed beside llama.cpp's and ik_llama.cpp's: their llama-bench and ours take turns on the same files and threads.
 
     cargo build --release
     python3 benches/peers/compare.py --peer native=PATH/llama-bench -p 512 -n 64 model.gguf...
@@ -44,25 +44,25 @@ def run(command):
     if result.returncode != 0:
         sys.exit(f"{' '.join(command)}\nended with {result.returncode}: {result.stderr.strip()[-500:]}")
     speeds = {}
-    for line in result.stdout.splitlines():
-        if line.startswith("{"):
-            row = json.loads(line)
-            test = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
-            speeds[test] = row["avg_ts"]
+    text = result.stdout
+    rows = json.loads(text) if text.startswith("[") else [json.loads(row) for row in text.splitlines()]
+    for row in rows:
+        test = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
+        speeds[test] = row["avg_ts"]
     return speeds
 
 
 def flags(options):
-    tests = ["-p", options.p or "0", "-n", options.n or "0", "-t", str(options.t), "-r", "1", "-o", "jsonl"]
+    tests = ["-p", options.p or "0", "-n", options.n or "0", "-t", str(options.t), "-r", "1"]
     return tests + (["-d", str(options.d)] if options.d else [])
 
 
 def ours(options, isa, model):
-    return run([options.llama, "bench", "-m", model, *flags(options), *(["--isa", isa] if isa else [])])
+    return run([options.llama, "bench", "-m", model, *flags(options), "-o", "jsonl", *(["--isa", isa] if isa else [])])
 
 
 def theirs(options, path, model):
-    runs = [run([path, "-m", model, *flags(options), "-fa", fa]) for fa in ["0", "1"]]
+    runs = [run([path, "-m", model, *flags(options), "-o", "json", "-fa", fa]) for fa in ["0", "1"]]
     return {test: max(speeds[test] for speeds in runs) for test in runs[0]}
 
 

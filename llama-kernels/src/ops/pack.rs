@@ -7,7 +7,8 @@
 //! Rows are unpacked one by one and then transposed; or, on AVX2 and for some formats, transposed as they lie in the file
 //! and unpacked then, which moves half the bytes and makes the scales of a group of all rows at once. (Two Zen 3 cores, 16
 //! tokens, in turns: Q4_K 1.11, Q4_0, Q4_1 and IQ4_NL 1.05 to 1.09, Q8_0 1.01; Q5_K 1.08 with its scales alone, 1.01 with
-//! its nibbles too. Tried and lost: Q6_K, 0.98, and with its scales alone 0.98 to 1.02.)
+//! its nibbles too. Tried and lost: Q6_K, 0.98, and with its scales alone 0.98 to 1.02.) All
+//! integers row by row, and then all scales, are 1.01 to 1.13 times as fast as both of each row.
 
 use crate::acts::GROUP;
 use crate::buffer::Buffer;
