@@ -2,7 +2,7 @@
 //! what formats of nibbles have in common.
 
 use super::{Block, IntegerBlock};
-use crate::ops::pack::Sixteen;
+use crate::ops::pack::{Sixteen, lanes};
 use crate::simd::{LANES, Simd};
 
 /// Eight nibbles, the low ones first, as eight bytes.
@@ -122,8 +122,8 @@ pub(super) fn pack_nibbles<S: Simd, B: IntegerBlock, const N: usize>(
             if let Some(table) = table {
                 q = [s.lookup(table, q[0]), s.lookup(table, q[1])];
             }
-            s.store_bytes(q[0], low);
-            s.store_bytes(q[1], high);
+            s.store_bytes(lanes::<S, B>(s, q[0]), low);
+            s.store_bytes(lanes::<S, B>(s, q[1]), high);
         }
     }
     to.numbers_by_rows::<S, B>(s, rows);

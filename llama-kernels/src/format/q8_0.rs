@@ -1,7 +1,7 @@
 //! Q8_0: 32 signed bytes (kept as `u8`) and one half-precision scale; `w = d * q`.
 
 use super::{Block, IntegerBlock, Lane, Nothing, Of32, Scales, bits};
-use crate::ops::pack::Sixteen;
+use crate::ops::pack::{Sixteen, lanes};
 use crate::simd::{LANES, Simd};
 use half::f16;
 
@@ -58,7 +58,7 @@ impl IntegerBlock for Q8_0 {
         for (i, lines) in to.bytes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
             to.next.ask::<S, Self>(s, i..i + 1);
             for (q, line) in s.fours(&bytes, i / 2 * 34 + 2 + i % 2 * 16).into_iter().zip(lines) {
-                s.store_bytes(q, line);
+                s.store_bytes(lanes::<S, Self>(s, q), line);
             }
         }
         to.numbers_by_rows::<S, Self>(s, rows);

@@ -65,9 +65,13 @@ pub struct Job<'a> {
     pub panel: &'a mut Panel,
 }
 
-/// The integer engine, for tiles of `MT` or, if the batch has them, `NARROW` tokens.
+/// The integer engine, for `P` panels at once times tiles of `MT` or, if the batch has them, `NARROW` tokens.
 #[inline(always)]
-pub(crate) fn integer<S: Simd, B: IntegerBlock, const MT: usize, const NARROW: usize>(s: S, job: Job<'_>) {
+pub(crate) fn integer<S, B, const P: usize, const MT: usize, const NARROW: usize>(s: S, job: Job<'_>)
+where
+    S: Simd,
+    B: IntegerBlock,
+{
     let Job { w, rows, acts, out, panel, .. } = job;
     assert_eq!(w.cols(), acts.cols, "columns of the matrix, features of the activations");
     out.fill([0.0; LANES]);
@@ -84,15 +88,15 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock, const MT: usize, const NARROW: u
             pack::integer::<S, B>(s, w, rows, cols.clone(), ahead, panel);
         }
         let (panels, groups) = (&panel.integers[..panels], pack::groups(cols.len()));
-        let parts = padded / mt * panels.len() * groups;
+        let parts = padded / mt * panels.len().div_ceil(P) * groups;
         let coming = few.then(|| Coming::after::<B>(w, &rows, &cols, pack::INTEGER_COLS, parts));
         let first = start / GROUP * TILE_WORDS * mt;
         let block = Block { panels, groups, first, acts, out, padded, coming };
         // Compiled once for all formats with such lanes.
         if MT == NARROW || mt == MT {
-            s.run(Tiles::<B::Lanes, MT>(block, PhantomData));
+            s.run(Tiles::<B::Lanes, P, MT>(block, PhantomData));
         } else {
-            s.run(Tiles::<B::Lanes, NARROW>(block, PhantomData));
+            s.run(Tiles::<B::Lanes, P, NARROW>(block, PhantomData));
         }
     }
 }
@@ -111,22 +115,34 @@ struct Block<'a> {
     coming: Option<Coming>,
 }
 
-/// A block times all tokens of a batch, in tiles of `MT`.
-struct Tiles<'a, L, const MT: usize>(Block<'a>, PhantomData<L>);
+/// A block times all tokens of a batch, `P` panels at once, in tiles of `MT`.
+struct Tiles<'a, L, const P: usize, const MT: usize>(Block<'a>, PhantomData<L>);
 
-impl<L: Lanes, const MT: usize> Kernel for Tiles<'_, L, MT> {
+impl<L: Lanes, const P: usize, const MT: usize> Kernel for Tiles<'_, L, P, MT> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         let Block { panels, groups, first, acts, out, padded, mut coming } = self.0;
-        for tile in 0..padded / MT {
-            let words = |tile: usize| &acts.tile(tile)[first..][..groups * TILE_WORDS * MT];
-            let (x, next) = (words(tile), words((tile + 1).min(padded / MT - 1)));
-            let parts = next.chunks(next.len().div_ceil(panels.len()));
-            for ((panel, out), next) in panels.iter().zip(out.chunks_exact_mut(padded)).zip(parts) {
-                let c = out[tile * MT..].first_chunk_mut().expect("whole tiles");
-                let mut activations = Coming::words(next);
-                s.integer_tile::<L, MT>(panel, x, coming.as_mut().unwrap_or(&mut activations), c);
+        // Where one panel is multiplied at a time, all of them are while a tile is in the first-level cache; where two are,
+        // these are in there, and all tiles come.
+        let side = if P == 1 { PANELS } else { P };
+        for (panels, out) in panels.chunks(side).zip(out.chunks_mut(side * padded)) {
+            for tile in 0..padded / MT {
+                let words = |tile: usize| &acts.tile(tile)[first..][..groups * TILE_WORDS * MT];
+                let (x, next) = (words(tile), words((tile + 1).min(padded / MT - 1)));
+                let parts = next.chunks(next.len().div_ceil(panels.len().div_ceil(P)));
+                for ((panels, out), next) in panels.chunks(P).zip(out.chunks_mut(P * padded)).zip(parts) {
+                    // Where a panel is missing, the last one is multiplied once more, into nothing.
+                    let mut nothing = [[[0.0; LANES]; MT]; P];
+                    let mut c = nothing.each_mut();
+                    for (c, out) in c.iter_mut().zip(out.chunks_exact_mut(padded)) {
+                        *c = out[tile * MT..].first_chunk_mut().expect("whole tiles");
+                    }
+                    let mut these = [&panels[panels.len() - 1]; P];
+                    these.iter_mut().zip(panels).for_each(|(these, panel)| *these = panel);
+                    let mut activations = Coming::words(next);
+                    s.integer_tile::<L, P, MT>(these, x, coming.as_mut().unwrap_or(&mut activations), c);
+                }
             }
         }
     }
@@ -157,59 +173,92 @@ pub(crate) fn dot_panel<S: Simd, L: Lanes, const QUADS: usize, const MT: usize>(
     acc
 }
 
-/// [`Simd::integer_tile`] in terms of [`Simd::dot_panel`].
+/// [`Simd::integer_tile`] in terms of [`Simd::dot_panels`].
 #[inline(always)]
-pub(crate) fn integer_tile<S: Simd, L: Lanes, const MT: usize>(
+pub(crate) fn integer_tile<S: Simd, L: Lanes, const P: usize, const MT: usize>(
     s: S,
-    panel: &Integers,
+    panels: [&Integers; P],
     x: &[i32],
-    c: &mut [[f32; LANES]; MT],
+    coming: &mut Coming,
+    c: [&mut [[f32; LANES]; MT]; P],
 ) {
     const QUADS: usize = GROUP / 4;
-    let mut acc = [s.splat(0.0); MT];
-    for (acc, c) in acc.iter_mut().zip(c.iter()) {
-        *acc = s.load(c);
+    let mut acc = [[s.splat(0.0); MT]; P];
+    for p in 0..P {
+        for t in 0..MT {
+            acc[p][t] = s.load(&c[p][t]);
+        }
     }
     let (x, _) = x.as_chunks::<MT>();
     let (x, _) = x.as_chunks::<TILE_WORDS>();
-    let (w, _) = panel.bytes.as_chunks::<QUADS>();
     let per_group = GROUP / L::Grouping::LEN;
-    for (g, (x, w)) in x.iter().zip(w).enumerate() {
+    // Whether two halves' scaled sums fit the registers beside what they are added to.
+    let both = 3 * P * MT + 4 <= S::REGISTERS;
+    let mut lines = [[].as_slice(); P];
+    for p in 0..P {
+        lines[p] = &panels[p].bytes.as_chunks::<QUADS>().0[..x.len()];
+    }
+    for (g, x) in x.iter().enumerate() {
+        if S::ASKS {
+            coming.ask(s);
+        }
         let (quads, rest) = x.split_first_chunk::<QUADS>().expect("eight quads a group");
         let [scale, totals @ .., _, _, _] = rest else { unreachable!("seven words follow") };
         let [_, _, _, _, offsets @ ..] = rest else { unreachable!("seven words follow") };
+        let mut first = [[s.splat(0.0); MT]; P];
         for half in 0..per_group {
             let at = if per_group == 1 { 0 } else { 1 + half };
-            let mut dots = [s.splat_i32(0); MT];
+            let mut dots = [[s.splat_i32(0); MT]; P];
             if pack::biased::<S, L>() {
                 for t in 0..MT {
-                    dots[t] = s.splat_i32(offsets[at][t]);
+                    let offset = s.splat_i32(offsets[at][t]);
+                    for dots in &mut dots {
+                        dots[t] = offset;
+                    }
                 }
             }
             dots = if per_group == 1 {
-                s.dot_panel::<L, QUADS, MT>(dots, w, quads)
+                let mut w = [&[[0; STRIPE]; QUADS]; P];
+                for p in 0..P {
+                    w[p] = &lines[p][g];
+                }
+                s.dot_panels::<L, P, QUADS, MT>(dots, w, quads)
             } else {
-                let w: &[[u8; STRIPE]; 4] = w[4 * half..4 * half + 4].try_into().expect("half a group");
-                let x: &[[i32; MT]; 4] = quads[4 * half..4 * half + 4].try_into().expect("half a group");
-                s.dot_panel::<L, 4, MT>(dots, w, x)
+                let mut w = [&[[0; STRIPE]; QUADS / 2]; P];
+                for p in 0..P {
+                    w[p] = &lines[p][g].as_chunks().0[half];
+                }
+                s.dot_panels::<L, P, { QUADS / 2 }, MT>(dots, w, &quads.as_chunks().0[half])
             };
-            let w_scale = s.load(&panel.scales[g * per_group + half]);
-            for t in 0..MT {
-                let factor = s.mul(w_scale, s.splat(f32::from_bits(scale[t].cast_unsigned())));
-                acc[t] = s.fma(s.to_f32(dots[t]), factor, acc[t]);
-            }
-            let min = match L::Less::ZERO {
-                Some(zero) if !pack::biased::<S, L>() => s.mul(w_scale, s.splat((1u32 << zero) as f32)),
-                _ if L::Less::MINS => s.load(&panel.mins[g * per_group + half]),
-                _ => continue,
-            };
-            for t in 0..MT {
-                acc[t] = s.fma(min, s.splat(f32::from_bits(totals[at][t].cast_unsigned())), acc[t]);
+            for p in 0..P {
+                let w_scale = s.load(&panels[p].scales[g * per_group + half]);
+                for t in 0..MT {
+                    let (dot, x_scale) =
+                        (s.to_f32(dots[p][t]), s.splat(f32::from_bits(scale[t].cast_unsigned())));
+                    if per_group == 1 || !both {
+                        acc[p][t] = s.fma(dot, s.mul(w_scale, x_scale), acc[p][t]);
+                    } else if half == 0 {
+                        first[p][t] = s.mul(dot, w_scale);
+                    } else {
+                        acc[p][t] = s.fma(s.fma(dot, w_scale, first[p][t]), x_scale, acc[p][t]);
+                    }
+                }
+                let min = match L::Less::ZERO {
+                    Some(zero) if !pack::biased::<S, L>() => s.mul(w_scale, s.splat((1u32 << zero) as f32)),
+                    _ if L::Less::MINS => s.load(&panels[p].mins[g * per_group + half]),
+                    _ => continue,
+                };
+                for t in 0..MT {
+                    let total = s.splat(f32::from_bits(totals[at][t].cast_unsigned()));
+                    acc[p][t] = s.fma(min, total, acc[p][t]);
+                }
             }
         }
     }
-    for t in 0..MT {
-        s.store(acc[t], &mut c[t]);
+    for p in 0..P {
+        for t in 0..MT {
+            s.store(acc[p][t], &mut c[p][t]);
+        }
     }
 }
 

@@ -85,6 +85,15 @@ pub(crate) fn biased<S: Simd, L: Lanes>() -> bool {
     S::SIGNED_ZERO.is_some() && !L::Less::MINS
 }
 
+/// A stripe of a format's integers as a panel has them.
+#[inline(always)]
+pub(crate) fn lanes<S: Simd, B: IntegerBlock>(s: S, q: S::I) -> S::I {
+    if !biased::<S, B::Lanes>() {
+        return q;
+    }
+    s.sub_u8(q, s.splat_u8((Less::<B>::ZERO.map_or(0, |zero| 1 << zero) + 128) as u8))
+}
+
 /// How many bytes further on lies what is unpacked after columns `cols` of the `at`th of some panels: the same columns
 /// of the next sixteen rows, after the last panel the next columns of the first, and in the end what most probably
 /// comes next. It wraps around.
@@ -186,7 +195,6 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
     ahead: Option<usize>,
     panel: &mut Integers,
 ) {
-    const { assert!(!S::ACROSS || S::SIGNED_ZERO.is_none(), "what is packed across rows is not moved up") };
     let stripes = cols.len().div_ceil(STRIPE);
     let (first, last) = (cols.start / B::LEN, cols.end / B::LEN);
     let n = SPAN / B::LEN;
@@ -304,12 +312,10 @@ impl Room {
     /// Unpacks one row's integers.
     #[inline(always)]
     fn bytes<S: Simd, B: IntegerBlock>(&mut self, s: S, span: &[B], r: usize) {
-        let bias = s.splat_u8((Less::<B>::ZERO.map_or(0, |zero| 1 << zero) + 128) as u8);
         for pair in 0..2 {
             let [first, second] = B::unpack(s, span, pair);
             for (half, q) in [first, second].into_iter().enumerate() {
-                let q = if biased::<S, B::Lanes>() { s.sub_u8(q, bias) } else { q };
-                s.store_bytes(q, &mut self.bytes[2 * pair + half][r]);
+                s.store_bytes(lanes::<S, B>(s, q), &mut self.bytes[2 * pair + half][r]);
             }
         }
     }

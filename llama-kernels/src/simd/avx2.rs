@@ -158,13 +158,13 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn multiply_bytes(self, rounds: usize) -> usize {
         match VNNI {
-            true => limits::multiply_bytes::<Self, TILE>(self, rounds),
+            true => limits::multiply_bytes::<Self, 1, TILE>(self, rounds),
             false => panel::multiply(Avx2(()), rounds),
         }
     }
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
-        gemm::integer::<Self, B, TILE, TILE>(self, job);
+        gemm::integer::<Self, B, 1, TILE, TILE>(self, job);
     }
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
@@ -575,22 +575,19 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn integer_tile<L: Lanes, const MT: usize>(
+    fn integer_tile<L: Lanes, const P: usize, const MT: usize>(
         self,
-        panel: &Integers,
+        panels: [&Integers; P],
         x: &[i32],
         coming: &mut Coming,
-        c: &mut [[f32; LANES]; MT],
+        c: [&mut [[f32; LANES]; MT]; P],
     ) {
-        match VNNI {
-            true => gemm::integer_tile::<Self, L, MT>(self, panel, x, c),
-            false => panel::tile::<L>(
-                Avx2(()),
-                panel,
-                x,
-                coming,
-                c.as_mut_slice().try_into().expect("the one width of tiles"),
-            ),
+        if VNNI {
+            return gemm::integer_tile::<Self, L, P, MT>(self, panels, x, coming, c);
+        }
+        for (panel, c) in panels.into_iter().zip(c) {
+            let c = c.as_mut_slice().try_into().expect("the one width of tiles");
+            panel::tile::<L>(Avx2(()), panel, x, coming, c);
         }
     }
 

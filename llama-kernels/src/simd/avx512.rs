@@ -93,15 +93,15 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         "AVX512-VNNI with bfloat16 matrix tiles: servers since 2023",
     ][LEVEL as usize];
     const SIGNED_ZERO: Option<u32> = if LEVEL >= VNNI { Some(7) } else { None };
-    const LAYOUT: Layout = if LEVEL == AMX { Layout::Pairs } else { Layout::Tiles(TILE) };
+    const LAYOUT: Layout = match LEVEL {
+        AMX => Layout::Pairs,
+        BASE => Layout::Tiles(TILE),
+        _ => Layout::Tiles(panel::TILE),
+    };
     #[inline(always)]
     fn layout(tokens: usize) -> Layout {
-        match Self::LAYOUT {
-            Layout::Tiles(_) if tokens.next_multiple_of(NARROW) < tokens.next_multiple_of(TILE) => {
-                Layout::Tiles(NARROW)
-            }
-            layout => layout,
-        }
+        let narrower = tokens.next_multiple_of(NARROW) < tokens.next_multiple_of(TILE);
+        if LEVEL == BASE && narrower { Layout::Tiles(NARROW) } else { Self::LAYOUT }
     }
     const BF16: bool = LEVEL >= BF16;
 
@@ -177,14 +177,20 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
 
     #[inline(always)]
     fn multiply_bytes(self, rounds: usize) -> usize {
-        limits::multiply_bytes::<Self, TILE>(self, rounds)
+        match LEVEL {
+            BASE => limits::multiply_bytes::<Self, 1, TILE>(self, rounds),
+            _ => limits::multiply_bytes::<Self, { panel::PANELS }, { panel::TILE }>(self, rounds),
+        }
     }
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
         if LEVEL == AMX {
             amx::gemm_integer::<B>(Avx512(()), job);
         } else {
-            gemm::integer::<Self, B, TILE, NARROW>(self, job);
+            match LEVEL {
+                BASE => gemm::integer::<Self, B, 1, TILE, NARROW>(self, job),
+                _ => gemm::integer::<Self, B, { panel::PANELS }, { panel::TILE }, { panel::TILE }>(self, job),
+            }
         }
     }
     #[inline(always)]
@@ -436,6 +442,29 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             self.store_bytes(self.to_bits(rows), &mut out[word / 4 * stride + word % 4]);
         }
     }
+    /// Four rows in each register, one a quarter, whose words are transposed within the quarters.
+    #[inline(always)]
+    fn fours<const N: usize>(self, rows: &[&[u8; N]; LANES], at: usize) -> [Self::I; 4] {
+        assert!(at + 16 <= N, "sixteen bytes from {at} on in {N}");
+        let mut lines = [self.splat_i32(0); 4];
+        for (i, line) in lines.iter_mut().enumerate() {
+            // SAFETY: so many bytes are in each row.
+            *line = unsafe {
+                let quarter = |row: &[u8; N]| _mm_loadu_si128(row.as_ptr().add(at).cast());
+                let line = _mm512_castsi128_si512(quarter(rows[i]));
+                let line = _mm512_inserti32x4::<1>(line, quarter(rows[4 + i]));
+                let line = _mm512_inserti32x4::<2>(line, quarter(rows[8 + i]));
+                _mm512_inserti32x4::<3>(line, quarter(rows[12 + i]))
+            };
+        }
+        let [a, b, c, d] = lines;
+        avx512! {
+            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+            let (ef, gh) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+            [_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd),
+             _mm512_unpacklo_epi64(ef, gh), _mm512_unpackhi_epi64(ef, gh)]
+        }
+    }
     #[inline(always)]
     fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
         avx512! { [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b)] }
@@ -538,6 +567,13 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     }
 
     #[inline(always)]
+    fn floats_f16(self, a: Self::I) -> [Self::F; 2] {
+        avx512! {
+            let high = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(a));
+            [_mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)), _mm512_cvtph_ps(high)]
+        }
+    }
+    #[inline(always)]
     fn splat_f16(self, x: [u8; 2]) -> Self::F {
         avx512! { _mm512_cvtph_ps(_mm256_set1_epi16(i16::from_le_bytes(x))) }
     }
@@ -634,6 +670,26 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         }
     }
 
+    const ACROSS: bool = true;
+
+    #[inline(always)]
+    fn dot_panels<L: Lanes, const P: usize, const QUADS: usize, const MT: usize>(
+        self,
+        start: [[Self::I; MT]; P],
+        w: [&[[u8; STRIPE]; QUADS]; P],
+        x: &[[i32; MT]; QUADS],
+    ) -> [[Self::I; MT]; P] {
+        let mut acc = start;
+        if LEVEL >= VNNI && P == panel::PANELS && MT == panel::TILE {
+            panel::pairs(self, &mut acc, w, x);
+            return acc;
+        }
+        for (acc, w) in acc.iter_mut().zip(w) {
+            *acc = self.dot_panel::<L, QUADS, MT>(*acc, w, x);
+        }
+        acc
+    }
+
     const REGISTERS: usize = 32;
 
     #[inline(always)]
@@ -646,8 +702,8 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
 const ROWS: usize = 4;
 const TOKENS: usize = 6;
 
-/// Tokens in a tile: twelve integer and twelve float accumulators leave room for the operands.
+/// Tokens in a tile without VNNI: twelve integer and twelve float accumulators leave room for the operands.
 const TILE: usize = 12;
 
-/// Tokens in a narrower tile, for batches that fill it better: still enough chains for the latency of a product.
+/// Tokens in a narrower one, for batches that fill it better.
 const NARROW: usize = 8;

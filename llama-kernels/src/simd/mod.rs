@@ -377,18 +377,33 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         gemm::dot_panel::<Self, L, QUADS, MT>(self, start, w, x)
     }
 
-    /// Adds to `c`, `[token][row]`, the products of a panel with a tile of `MT` tokens, whose words `x` lie as
+    /// The same for `P` panels at once.
+    #[inline(always)]
+    fn dot_panels<L: Lanes, const P: usize, const QUADS: usize, const MT: usize>(
+        self,
+        start: [[Self::I; MT]; P],
+        w: [&[[u8; STRIPE]; QUADS]; P],
+        x: &[[i32; MT]; QUADS],
+    ) -> [[Self::I; MT]; P] {
+        let mut acc = start;
+        for (acc, w) in acc.iter_mut().zip(w) {
+            *acc = self.dot_panel::<L, QUADS, MT>(*acc, w, x);
+        }
+        acc
+    }
+
+    /// Adds to `c`, `[token][row]` of each, the products of `P` panels with a tile of `MT` tokens, whose words `x` lie as
     /// `crate::acts` has it. With each group of columns, a part of `coming` is asked for, where [`ASKS`](Self::ASKS)
     /// says so.
     #[inline(always)]
-    fn integer_tile<L: Lanes, const MT: usize>(
+    fn integer_tile<L: Lanes, const P: usize, const MT: usize>(
         self,
-        panel: &Integers,
+        panels: [&Integers; P],
         x: &[i32],
-        _coming: &mut Coming,
-        c: &mut [[f32; LANES]; MT],
+        coming: &mut Coming,
+        c: [&mut [[f32; LANES]; MT]; P],
     ) {
-        gemm::integer_tile::<Self, L, MT>(self, panel, x, c);
+        gemm::integer_tile::<Self, L, P, MT>(self, panels, x, coming, c);
     }
 
     /// The products of rows with tokens, `[token][row]`; all slices are of the same length, whole registers.
@@ -422,7 +437,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     const ASKS: bool = false;
 
     /// Whether panels of integers are unpacked [across](IntegerBlock::pack) sixteen rows, by the formats that can be, and
-    /// not row by row. Not together with [`SIGNED_ZERO`](Self::SIGNED_ZERO).
+    /// not row by row.
     const ACROSS: bool = false;
 
     /// Whether [`integer_tile`](Self::integer_tile) adds products of small weights in 16 bits, two columns to a sum: what

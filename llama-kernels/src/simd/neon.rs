@@ -169,11 +169,11 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
 
     #[inline(always)]
     fn multiply_bytes(self, rounds: usize) -> usize {
-        limits::multiply_bytes::<Self, TILE>(self, rounds)
+        limits::multiply_bytes::<Self, 1, TILE>(self, rounds)
     }
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
-        gemm::integer::<Self, B, TILE, TILE>(self, job);
+        gemm::integer::<Self, B, 1, TILE, TILE>(self, job);
     }
     /// Two rows times three tokens: 24 accumulators, and room for a quarter of the operands.
     #[inline(always)]

@@ -52,10 +52,10 @@ unsafe impl Simd for Scalar {
     }
 
     fn multiply_bytes(self, rounds: usize) -> usize {
-        limits::multiply_bytes::<Self, 4>(self, rounds)
+        limits::multiply_bytes::<Self, 1, 4>(self, rounds)
     }
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
-        gemm::integer::<Self, B, 4, 4>(self, job);
+        gemm::integer::<Self, B, 1, 4, 4>(self, job);
     }
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {
         gemm::float::<Self, B, 2, 2>(self, job);

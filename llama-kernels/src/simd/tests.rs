@@ -235,7 +235,10 @@ impl Kernel for Rounded {
 /// Tokens of whole tiles of every instruction set of the architecture.
 const TOKENS: usize = if cfg!(target_arch = "x86_64") { 12 } else { 4 };
 
-/// The dot products of a panel of `QUADS` x 4 columns.
+/// The same with two panels at once.
+const FEW: usize = 4;
+
+/// The dot products of a panel of `QUADS` x 4 columns, and of two.
 struct Panel<L, const QUADS: usize> {
     w: [[u8; STRIPE]; QUADS],
     x: [[i32; TOKENS]; QUADS],
@@ -261,7 +264,7 @@ impl<L: Lanes, const QUADS: usize> Panel<L, QUADS> {
 }
 
 impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
-    type Out = [[i32; LANES]; TOKENS];
+    type Out = [[i32; LANES]; TOKENS + 2 * FEW];
 
     #[inline(always)]
     fn call<S: Simd>(mut self, s: S) -> Self::Out {
@@ -280,10 +283,23 @@ impl<L: Lanes, const QUADS: usize> Kernel for Panel<L, QUADS> {
         if let (8, Some(zero)) = (L::BITS, S::SIGNED_ZERO) {
             self.w.as_flattened_mut().iter_mut().for_each(|w| *w = w.wrapping_add(1 << zero));
         }
+        let mut other = self.w;
+        other.reverse();
         s.arrange_panel(&mut self.w);
-        let mut out = [[0; LANES]; TOKENS];
+        s.arrange_panel(&mut other);
+        let mut out = [[0; LANES]; TOKENS + 2 * FEW];
+        let (one, two) = out.split_at_mut(TOKENS);
         let dots = s.dot_panel::<L, QUADS, TOKENS>(start, &self.w, &self.x);
-        for (dots, out) in dots.into_iter().zip(&mut out) {
+        for (&dots, out) in dots.iter().zip(one) {
+            s.store_i32(dots, out);
+        }
+        let (mut few, mut x) = ([s.splat_i32(0); FEW], [[0; FEW]; QUADS]);
+        few.copy_from_slice(&start[..FEW]);
+        for (few, x) in x.iter_mut().zip(&self.x) {
+            few.copy_from_slice(&x[..FEW]);
+        }
+        let dots = s.dot_panels::<L, 2, QUADS, FEW>([few; 2], [&self.w, &other], &x);
+        for (&dots, out) in dots.as_flattened().iter().zip(two) {
             s.store_i32(dots, out);
         }
         out
