@@ -57,6 +57,9 @@ pub(crate) trait Backend: Send + Sync {
         panel: &mut Panel,
     );
 
+    /// Asks for the first lines of a run of weights that few tokens stream through.
+    fn begin(&self, w: Matrix<'_>, rows: Range<usize>);
+
     /// `out = x / rms(x) * weight`
     fn rmsnorm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32);
 
@@ -157,6 +160,10 @@ impl<S: Simd> Backend for S {
                 }
             }
         );
+    }
+
+    fn begin(&self, w: Matrix<'_>, rows: Range<usize>) {
+        gemv::begin(*self, w.rows_bytes(rows));
     }
 
     fn rmsnorm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {

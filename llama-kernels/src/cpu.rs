@@ -230,6 +230,10 @@ impl Ops<'_> {
         let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces(), &|worker, piece| {
             let Worker { panel, tile, .. } = &mut *lock(&self.cpu.workers[worker]);
+            if acts.layout == Layout::Rows {
+                let (w, rows) = cut.run(weights, piece);
+                self.cpu.backend.begin(w, rows);
+            }
             for (w, rows, column) in cut.blocks(weights, piece) {
                 let tile = grown(tile, padded * rows.len().div_ceil(LANES));
                 self.cpu.backend.product(w, rows.clone(), x, acts, tile, panel);
@@ -265,6 +269,12 @@ impl Ops<'_> {
         let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces(), &|worker, piece| {
             let Worker { panel, tile, other, .. } = &mut *lock(&self.cpu.workers[worker]);
+            if acts.layout == Layout::Rows {
+                for w in [gate, up] {
+                    let (w, rows) = cut.run(&[w], piece);
+                    self.cpu.backend.begin(w, rows);
+                }
+            }
             for (_, rows, column) in cut.blocks(&[gate], piece) {
                 let lines = padded * rows.len().div_ceil(LANES);
                 let (tile, other) = (grown(tile, lines), grown(other, lines));

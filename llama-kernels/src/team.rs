@@ -5,12 +5,15 @@
 //! code, and the others serve its [`Team::split`]s, which cost a fraction of a microsecond. Waiting is a
 //! short bounded spin, then `yield_now`, so that a busy machine is left to others.
 //!
-//! Pieces are claimed from a shared counter: a slow core takes fewer of them. Which worker computes a
-//! piece never changes its result.
+//! Each worker has pieces that lie side by side, an equal part of them, and takes them in their order; what reads
+//! memory reads it in one long run. Whoever has finished takes the last piece of the worker that has most left: a slow
+//! core does less. (Pieces from one counter, in turns: a token's matrices took 1.05 to 1.1 times as long, for each piece
+//! began without lines that had been asked for.) Which worker computes a piece never changes its result.
 
 use crate::placement::Placement;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -90,13 +93,48 @@ type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
 #[repr(align(128))]
 struct Line<T>(T);
 
+/// Pieces that lie side by side: the first and the one after the last, in the halves of a word.
+#[derive(Default)]
+struct Left(AtomicU64);
+
+impl Left {
+    fn put(&self, pieces: Range<usize>) {
+        let half = |piece: usize| u64::from(u32::try_from(piece).expect("pieces are few"));
+        self.0.store(half(pieces.start) << 32 | half(pieces.end), Ordering::Relaxed);
+    }
+
+    fn range(word: u64) -> Range<u32> {
+        (word >> 32) as u32..word as u32
+    }
+
+    fn len(&self) -> usize {
+        Left::range(self.0.load(Ordering::Relaxed)).len()
+    }
+
+    /// Takes the first one.
+    fn first(&self) -> Option<usize> {
+        self.take(|word| word + (1 << 32)).map(|left| left.start as usize)
+    }
+
+    /// Takes the last one.
+    fn last(&self) -> Option<usize> {
+        self.take(|word| word - 1).map(|left| left.end as usize - 1)
+    }
+
+    /// What was left before one of it was taken.
+    fn take(&self, one: impl Fn(u64) -> u64) -> Option<Range<u32>> {
+        let some = |word| (!Left::range(word).is_empty()).then(|| one(word));
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, some).ok().map(Left::range)
+    }
+}
+
 /// The workers of one region.
 pub(crate) struct Team {
     threads: usize,
     /// Bumped when work is published.
     epoch: Line<AtomicUsize>,
-    /// The next piece to be claimed.
-    next: Line<AtomicUsize>,
+    /// What each worker has left.
+    left: Vec<Line<Left>>,
     /// Workers that have not finished this epoch's work.
     busy: Line<AtomicUsize>,
     done: AtomicBool,
@@ -104,7 +142,7 @@ pub(crate) struct Team {
     clocked: AtomicBool,
     /// Nanoseconds that the workers spent in pieces, all together.
     worked: Line<AtomicU64>,
-    work: Mutex<Option<(&'static Work<'static>, usize)>>,
+    work: Mutex<Option<&'static Work<'static>>>,
     /// The first panic of a piece.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -114,7 +152,7 @@ impl Team {
         Team {
             threads,
             epoch: Line(AtomicUsize::new(0)),
-            next: Line(AtomicUsize::new(0)),
+            left: (0..threads).map(|_| Line(Left::default())).collect(),
             busy: Line(AtomicUsize::new(0)),
             done: AtomicBool::new(false),
             clocked: AtomicBool::new(false),
@@ -150,28 +188,38 @@ impl Team {
         // SAFETY: the lifetime is erased only until `wait` is dropped, at the end of this function or
         // while it unwinds: its drop returns when no worker can call `work` any more.
         let erased = unsafe { std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
-        *lock(&self.work) = Some((erased, pieces));
-        self.next.0.store(0, Ordering::Relaxed);
+        *lock(&self.work) = Some(erased);
+        for (worker, Line(left)) in self.left.iter().enumerate() {
+            left.put(worker * pieces / self.threads..(worker + 1) * pieces / self.threads);
+        }
         self.busy.0.store(self.threads - 1, Ordering::Relaxed);
         self.epoch.0.fetch_add(1, Ordering::Release);
         let wait = Wait(self);
-        self.claim(0, work, pieces);
+        self.claim(0, work);
         drop(wait);
         if let Some(panic) = lock(&self.panic).take() {
             resume_unwind(panic);
         }
     }
 
-    fn claim(&self, worker: usize, work: &Work<'_>, pieces: usize) {
+    fn claim(&self, worker: usize, work: &Work<'_>) {
         self.clock(|| {
-            loop {
-                let piece = self.next.0.fetch_add(1, Ordering::Relaxed);
-                if piece >= pieces {
-                    return;
-                }
+            while let Some(piece) = self.left[worker].0.first() {
                 work(worker, piece);
             }
+            let most = || self.left.iter().map(|Line(left)| left).max_by_key(|left| left.len());
+            while let Some(left) = most().filter(|left| left.len() > 0) {
+                // Another one may have been faster.
+                if let Some(piece) = left.last() {
+                    work(worker, piece);
+                }
+            }
         });
+    }
+
+    /// Nothing more is claimed.
+    fn stop(&self) {
+        self.left.iter().for_each(|Line(left)| left.put(0..0));
     }
 
     /// Runs some pieces, and takes their time if that is wanted: once a worker and split, not once a piece.
@@ -194,10 +242,10 @@ impl Team {
             }
             seen = epoch;
             let work = *lock(&self.work);
-            if let Some((work, pieces)) = work
-                && let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.claim(worker, work, pieces)))
+            if let Some(work) = work
+                && let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.claim(worker, work)))
             {
-                self.next.0.store(pieces, Ordering::Relaxed);
+                self.stop();
                 lock(&self.panic).get_or_insert(panic);
             }
             self.busy.0.fetch_sub(1, Ordering::Release);
@@ -212,7 +260,7 @@ impl Drop for Wait<'_> {
     fn drop(&mut self) {
         let team = self.0;
         if std::thread::panicking() {
-            team.next.0.store(usize::MAX / 2, Ordering::Relaxed); // claim nothing more
+            team.stop();
         }
         wait_until(|| team.busy.0.load(Ordering::Acquire) == 0);
         *lock(&team.work) = None;
