@@ -419,11 +419,16 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         dots::floats(self, w, x, ahead)
     }
 
-    /// Adds to `c`, `[token][row]`, the products of a panel, a column of sixteen rows in `f32` a line, with the columns
-    /// of `T` tokens, side by side in `x`. A sum's columns are added in their order.
+    /// Adds to `c`, `[token][row]` of each, the products of `P` panels, a column of sixteen rows in `f32` a line, with the
+    /// columns of `T` tokens, side by side in `x`. A sum's columns are added in their order.
     #[inline(always)]
-    fn float_panel<const T: usize>(self, panel: &[[u8; STRIPE]], x: &[f32], c: &mut [[f32; LANES]]) {
-        floats::panel::<Self, T>(self, panel, x, c);
+    fn float_panel<const P: usize, const T: usize>(
+        self,
+        panels: [&[[u8; STRIPE]]; P],
+        x: &[f32],
+        c: [&mut [[f32; LANES]]; P],
+    ) {
+        floats::panel::<Self, P, T>(self, panels, x, c);
     }
 
     /// How many tokens it takes for products of floats to go through panels.
