@@ -34,9 +34,10 @@
 //! four panels pass; a copy of a tile's activations side by side for each block of rows (0.75 to 0.8).
 
 use super::gemm::{Job, sixteens};
-use super::pack::{self, Coming, FLOAT_COLS, PANELS};
-use crate::acts::deal;
+use super::pack::{self, Coming, FLOAT_COLS, Integers, PANELS};
+use crate::acts::{Acts, deal};
 use crate::format::FloatBlock;
+use crate::matrix::Matrix;
 use crate::simd::{LANES, STRIPE, Simd};
 use std::ops::Range;
 
@@ -76,52 +77,67 @@ fn interleaved<const T: usize>(x: &[f32], cols: usize, out: &mut [f32]) {
 #[inline(always)]
 pub(crate) fn product<S: Simd, B: FloatBlock, const P: usize>(s: S, job: Job<'_>) {
     let Job { w, rows, acts, out, panel, .. } = job;
-    let (cols, tokens) = (w.cols(), acts.tokens);
-    assert_eq!(cols, acts.cols, "columns of the matrix, features of the activations");
+    assert_eq!(w.cols(), acts.cols, "columns of the matrix, features of the activations");
     out.fill([0.0; LANES]);
     let Some(padded) = out.len().checked_div(rows.len().div_ceil(LANES)) else { return };
-    assert!(tokens <= padded, "room for {tokens} tokens, found {padded}");
-    let tiles = tiles(tokens);
-    for start in (0..cols).step_by(FLOAT_COLS) {
-        let block = start..cols.min(start + FLOAT_COLS);
-        for (rows, panel) in sixteens(&rows).zip(&mut panel.integers) {
-            pack::float::<S, B>(s, w, rows, block.clone(), &mut panel.bytes);
+    assert!(acts.tokens <= padded, "room for {} tokens, found {padded}", acts.tokens);
+    // Where other formats have matrix tiles, a job has more rows than there is room for panels.
+    let firsts = rows.clone().step_by(PANELS * LANES);
+    for (first, out) in firsts.zip(out.chunks_mut(PANELS * padded)) {
+        let rows = first..rows.end.min(first + PANELS * LANES);
+        for start in (0..w.cols()).step_by(FLOAT_COLS) {
+            let cols = start..w.cols().min(start + FLOAT_COLS);
+            block::<S, B, P>(s, w, rows.clone(), cols, acts, out, &mut panel.integers);
         }
-        let panels = &panel.integers[..rows.len().div_ceil(LANES)];
-        // As the integer engine does it: one panel at a time, and a tile stays in the first-level cache for all; or two
-        // panels at a time, which stay there for all tiles.
-        let side = if P == 1 { PANELS } else { P };
-        let mut coming =
-            Coming::after::<B>(w, &rows, &block, FLOAT_COLS, tiles.len() * panels.len().div_ceil(side));
-        for (panels, out) in panels.chunks(side).zip(out.chunks_mut(side * padded)) {
-            for Range { start: first, end } in tiles.clone() {
-                coming.ask(s);
-                let count = end - first;
-                let (at, n) = (first * cols + start * count, block.len() * count);
-                let x = &acts.columns[at..at + n];
-                let next = acts.columns.get(at + cols * count..).and_then(|rest| rest.get(..n)).unwrap_or(x);
-                let parts = next.chunks(n.div_ceil(side / P));
-                for ((panels, out), next) in panels.chunks(P).zip(out.chunks_mut(P * padded)).zip(parts) {
-                    if P == 1 {
-                        for line in next.chunks(STRIPE / 4) {
-                            s.prefetch(line.as_ptr().cast());
-                        }
+    }
+}
+
+/// Some rows and columns times all tokens, added to `out`.
+#[inline(always)]
+fn block<S: Simd, B: FloatBlock, const P: usize>(
+    s: S,
+    w: Matrix<'_>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    acts: &Acts,
+    out: &mut [[f32; LANES]],
+    room: &mut [Integers; PANELS],
+) {
+    for (rows, panel) in sixteens(&rows).zip(&mut *room) {
+        pack::float::<S, B>(s, w, rows, cols.clone(), &mut panel.bytes);
+    }
+    let panels = &room[..rows.len().div_ceil(LANES)];
+    let (padded, tiles) = (out.len() / panels.len(), tiles(acts.tokens));
+    // As the integer engine does it: one panel at a time, and a tile stays in the first-level cache for all; or two
+    // panels at a time, which stay there for all tiles.
+    let side = if P == 1 { PANELS } else { P };
+    let mut coming =
+        Coming::after::<B>(w, &rows, &cols, FLOAT_COLS, tiles.len() * panels.len().div_ceil(side));
+    for (panels, out) in panels.chunks(side).zip(out.chunks_mut(side * padded)) {
+        for Range { start: first, end } in tiles.clone() {
+            coming.ask(s);
+            let count = end - first;
+            let (at, n) = (first * acts.cols + cols.start * count, cols.len() * count);
+            let x = &acts.columns[at..at + n];
+            let next = acts.columns.get(at + acts.cols * count..).and_then(|rest| rest.get(..n)).unwrap_or(x);
+            let parts = next.chunks(n.div_ceil(side / P));
+            for ((panels, out), next) in panels.chunks(P).zip(out.chunks_mut(P * padded)).zip(parts) {
+                if P == 1 {
+                    for line in next.chunks(STRIPE / 4) {
+                        s.prefetch(line.as_ptr().cast());
                     }
-                    // Where a panel is missing, the last one is multiplied once more, into nothing.
-                    let mut nothing = [[[0.0; LANES]; TOKENS_MOST]; P];
-                    let mut c = nothing.each_mut().map(|nothing| nothing.as_mut_slice());
-                    for (c, out) in c.iter_mut().zip(out.chunks_exact_mut(padded)) {
-                        *c = &mut out[first..end];
-                    }
-                    let mut these = [&panels[panels.len() - 1].bytes[..block.len()]; P];
-                    these
-                        .iter_mut()
-                        .zip(panels)
-                        .for_each(|(these, panel)| *these = &panel.bytes[..block.len()]);
-                    match count {
-                        6 => s.float_panel::<P, 6>(these, x, c),
-                        _ => s.float_panel::<P, 5>(these, x, c),
-                    }
+                }
+                // Where a panel is missing, the last one is multiplied once more, into nothing.
+                let mut nothing = [[[0.0; LANES]; TOKENS_MOST]; P];
+                let mut c = nothing.each_mut().map(|nothing| nothing.as_mut_slice());
+                for (c, out) in c.iter_mut().zip(out.chunks_exact_mut(padded)) {
+                    *c = &mut out[first..end];
+                }
+                let mut these = [&panels[panels.len() - 1].bytes[..cols.len()]; P];
+                these.iter_mut().zip(panels).for_each(|(these, panel)| *these = &panel.bytes[..cols.len()]);
+                match count {
+                    6 => s.float_panel::<P, 6>(these, x, c),
+                    _ => s.float_panel::<P, 5>(these, x, c),
                 }
             }
         }
@@ -163,6 +179,63 @@ pub(crate) fn panel<S: Simd, const P: usize, const T: usize>(
     for (acc, c) in acc.into_iter().zip(c) {
         for (acc, c) in acc.into_iter().zip(c) {
             s.store(acc, c);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acts::{Form, Layout};
+    use crate::format::{F32, Format};
+    use crate::simd::Kernel;
+    use crate::{available, run_on};
+
+    const TOKENS: usize = 33;
+    const COLS: usize = 2 * FLOAT_COLS + 3;
+    /// Seven panels, the last one not full: more than there is room for at once.
+    const ROWS: usize = 6 * LANES + 5;
+
+    /// Integers, whose sums are exact.
+    fn values(n: usize) -> Vec<f32> {
+        (0..n).map(|i| (i * 37 % 15) as f32 - 7.0).collect()
+    }
+
+    /// Rows of sixteen, token by token.
+    struct Product<const P: usize>;
+
+    impl<const P: usize> Kernel for Product<P> {
+        type Out = Vec<[f32; LANES]>;
+        #[inline(always)]
+        fn call<S: Simd>(self, s: S) -> Self::Out {
+            let bytes: Vec<u8> = values(ROWS * COLS).iter().flat_map(|v| v.to_le_bytes()).collect();
+            let (x, mut acts) = (values(TOKENS * COLS), Acts::new());
+            acts.reshape(TOKENS, COLS, Layout::Tiles(4), |form| form == Form::Columns);
+            for Range { start, end } in tiles(TOKENS) {
+                let tile = start * COLS..end * COLS;
+                interleave(&x[tile.clone()], COLS, &mut acts.columns[tile]);
+            }
+            let mut out = vec![[f32::NAN; LANES]; ROWS.div_ceil(LANES) * TOKENS.next_multiple_of(4)];
+            let w = Matrix::new(Format::F32, ROWS, COLS, &bytes).unwrap();
+            let panel = &mut pack::Panel::new();
+            product::<S, F32, P>(s, Job { w, rows: 0..ROWS, x: &x, acts: &acts, out: &mut out, panel });
+            out
+        }
+    }
+
+    #[test]
+    fn a_job_may_have_more_rows_than_there_are_panels() {
+        let (w, x) = (values(ROWS * COLS), values(TOKENS * COLS));
+        for isa in available() {
+            for out in [run_on(isa, Product::<1>).unwrap(), run_on(isa, Product::<2>).unwrap()] {
+                let padded = TOKENS.next_multiple_of(4);
+                for (row, w) in w.chunks(COLS).enumerate() {
+                    for (t, x) in x.chunks(COLS).enumerate() {
+                        let expected: f32 = w.iter().zip(x).map(|(w, x)| w * x).sum();
+                        assert_eq!(out[row / LANES * padded + t][row % LANES], expected, "{isa}: {row}, {t}");
+                    }
+                }
+            }
         }
     }
 }
