@@ -171,6 +171,7 @@ impl Coming {
     }
 
     /// Asks for the next part but for one line, which is returned: any one if none is left.
+    #[allow(dead_code, reason = "not every architecture asks so")]
     #[inline(always)]
     pub(crate) fn ask_but_one<S: Simd>(&mut self, s: S) -> *const u8 {
         for _ in 1..self.some {
