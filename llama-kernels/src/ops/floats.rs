@@ -13,8 +13,8 @@
 //! On AVX-512 two panels are multiplied at once, twelve sums, and these two loops change places: the panels stay in the
 //! first-level cache while all tiles pass, and the hardware finds the next tile. (Asking for it there took a seventh of
 //! the time; one panel at a time was slower than [`super::dots`] on Zen 4.) That engine reads what a tile of it needs, 64 KiB,
-//! from the second level for each four rows; in panels, F16 runs at 120 of 138 multiplications a nanosecond (one Zen 5
-//! core, 512 tokens; 104 there), F32 at 119 (80 there).
+//! from the second level for each four rows; in panels, F16 runs at 114 to 120 of 138 multiplications a nanosecond (one
+//! Zen 5 core, 512 tokens; 1.15 times as fast as there), F32 at 112 to 119 (1.47 to 1.49 times).
 //!
 //! On AVX2 there are few registers, and a tile of the other engine ([`super::dots`]) is so small that its
 //! weights, read from the second-level cache for each three tokens, and its activations, from the last level for each 64
@@ -28,7 +28,8 @@
 //! before is unpacked is 0.92 to 0.95 of that. (Integers lost 5 to 11 % of 16 tokens when a tile's part was asked for at
 //! once, as here; they ask for a line a group, [`super::gemm`].)
 //!
-//! C's lines are loaded by a plain loop: a closure in `array::map` was not inlined, and took 3 to 11 % of 512 tokens.
+//! C's lines are loaded by a plain loop: a closure in `array::map` was not inlined, and took 3 to 11 % of 512 tokens; nor
+//! are they stored from arrays that an iterator owns, which were copied first, for a tenth (AVX-512).
 //!
 //! Tried, with no gain (Zen 3): one panel in the first-level cache while sixteen tiles pass, in place of one tile while
 //! four panels pass; a copy of a tile's activations side by side for each block of rows (0.75 to 0.8).
@@ -38,7 +39,8 @@ use super::pack::{self, Coming, FLOAT_COLS, Integers, PANELS};
 use crate::acts::{Acts, deal};
 use crate::format::FloatBlock;
 use crate::matrix::Matrix;
-use crate::simd::{LANES, STRIPE, Simd};
+use crate::simd::{Kernel, LANES, STRIPE, Simd};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// The tiles of a batch, of at least [`TOKENS_MIN`] tokens.
@@ -87,57 +89,96 @@ pub(crate) fn product<S: Simd, B: FloatBlock, const P: usize>(s: S, job: Job<'_>
         let rows = first..rows.end.min(first + PANELS * LANES);
         for start in (0..w.cols()).step_by(FLOAT_COLS) {
             let cols = start..w.cols().min(start + FLOAT_COLS);
-            block::<S, B, P>(s, w, rows.clone(), cols, acts, out, &mut panel.integers);
+            let room = &mut panel.integers;
+            block::<S, B, P>(s, Block { w, rows: rows.clone(), cols, acts, out, room });
         }
     }
 }
 
-/// Some rows and columns times all tokens, added to `out`.
-#[inline(always)]
-fn block<S: Simd, B: FloatBlock, const P: usize>(
-    s: S,
-    w: Matrix<'_>,
+/// A block of rows and columns, and all tokens.
+struct Block<'a> {
+    w: Matrix<'a>,
     rows: Range<usize>,
     cols: Range<usize>,
-    acts: &Acts,
-    out: &mut [[f32; LANES]],
-    room: &mut [Integers; PANELS],
-) {
+    acts: &'a Acts,
+    out: &'a mut [[f32; LANES]],
+    room: &'a mut [Integers; PANELS],
+}
+
+/// Some rows and columns times all tokens, added to `out`. Unpacking is a function of its own, for the registers' sake.
+#[inline(always)]
+fn block<S: Simd, B: FloatBlock, const P: usize>(s: S, block: Block<'_>) {
+    let Block { w, rows, cols, acts, out, room } = block;
     for (rows, panel) in sixteens(&rows).zip(&mut *room) {
-        pack::float::<S, B>(s, w, rows, cols.clone(), &mut panel.bytes);
+        s.run(Unpack::<B>(w, rows, cols.clone(), &mut panel.bytes, PhantomData));
     }
     let panels = &room[..rows.len().div_ceil(LANES)];
-    let (padded, tiles) = (out.len() / panels.len(), tiles(acts.tokens));
     // As the integer engine does it: one panel at a time, and a tile stays in the first-level cache for all; or two
     // panels at a time, which stay there for all tiles.
     let side = if P == 1 { PANELS } else { P };
-    let mut coming =
-        Coming::after::<B>(w, &rows, &cols, FLOAT_COLS, tiles.len() * panels.len().div_ceil(side));
-    for (panels, out) in panels.chunks(side).zip(out.chunks_mut(side * padded)) {
-        for Range { start: first, end } in tiles.clone() {
-            coming.ask(s);
-            let count = end - first;
-            let (at, n) = (first * acts.cols + cols.start * count, cols.len() * count);
-            let x = &acts.columns[at..at + n];
-            let next = acts.columns.get(at + acts.cols * count..).and_then(|rest| rest.get(..n)).unwrap_or(x);
-            let parts = next.chunks(n.div_ceil(side / P));
-            for ((panels, out), next) in panels.chunks(P).zip(out.chunks_mut(P * padded)).zip(parts) {
-                if P == 1 {
-                    for line in next.chunks(STRIPE / 4) {
-                        s.prefetch(line.as_ptr().cast());
+    let parts = tiles(acts.tokens).len() * panels.len().div_ceil(side);
+    let coming = Coming::after::<B>(w, &rows, &cols, FLOAT_COLS, parts);
+    s.run(Tiles::<P> { panels, cols, acts, out, coming });
+}
+
+/// Fills a panel.
+struct Unpack<'a, B>(Matrix<'a>, Range<usize>, Range<usize>, &'a mut [[u8; STRIPE]], PhantomData<B>);
+
+impl<B: FloatBlock> Kernel for Unpack<'_, B> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let Unpack(w, rows, cols, panel, _) = self;
+        pack::float::<S, B>(s, w, rows, cols, panel);
+    }
+}
+
+/// Panels times all tokens.
+struct Tiles<'a, const P: usize> {
+    panels: &'a [Integers],
+    cols: Range<usize>,
+    acts: &'a Acts,
+    out: &'a mut [[f32; LANES]],
+    coming: Coming,
+}
+
+impl<const P: usize> Kernel for Tiles<'_, P> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let Tiles { panels, cols, acts, out, mut coming } = self;
+        let (padded, tiles) = (out.len() / panels.len(), tiles(acts.tokens));
+        let side = if P == 1 { PANELS } else { P };
+        for (panels, out) in panels.chunks(side).zip(out.chunks_mut(side * padded)) {
+            for Range { start: first, end } in tiles.clone() {
+                coming.ask(s);
+                let count = end - first;
+                let (at, n) = (first * acts.cols + cols.start * count, cols.len() * count);
+                let x = &acts.columns[at..at + n];
+                let next =
+                    acts.columns.get(at + acts.cols * count..).and_then(|rest| rest.get(..n)).unwrap_or(x);
+                let parts = next.chunks(n.div_ceil(side / P));
+                for ((panels, out), next) in panels.chunks(P).zip(out.chunks_mut(P * padded)).zip(parts) {
+                    if P == 1 {
+                        for line in next.chunks(STRIPE / 4) {
+                            s.prefetch(line.as_ptr().cast());
+                        }
                     }
-                }
-                // Where a panel is missing, the last one is multiplied once more, into nothing.
-                let mut nothing = [[[0.0; LANES]; TOKENS_MOST]; P];
-                let mut c = nothing.each_mut().map(|nothing| nothing.as_mut_slice());
-                for (c, out) in c.iter_mut().zip(out.chunks_exact_mut(padded)) {
-                    *c = &mut out[first..end];
-                }
-                let mut these = [&panels[panels.len() - 1].bytes[..cols.len()]; P];
-                these.iter_mut().zip(panels).for_each(|(these, panel)| *these = &panel.bytes[..cols.len()]);
-                match count {
-                    6 => s.float_panel::<P, 6>(these, x, c),
-                    _ => s.float_panel::<P, 5>(these, x, c),
+                    // Where a panel is missing, the last one is multiplied once more, into nothing.
+                    let mut nothing = [[[0.0; LANES]; TOKENS_MOST]; P];
+                    let mut c = nothing.each_mut().map(|nothing| nothing.as_mut_slice());
+                    for (c, out) in c.iter_mut().zip(out.chunks_exact_mut(padded)) {
+                        *c = &mut out[first..end];
+                    }
+                    let mut these = [&panels[panels.len() - 1].bytes[..cols.len()]; P];
+                    these
+                        .iter_mut()
+                        .zip(panels)
+                        .for_each(|(these, panel)| *these = &panel.bytes[..cols.len()]);
+                    match count {
+                        6 => s.float_panel::<P, 6>(these, x, c),
+                        _ => s.float_panel::<P, 5>(these, x, c),
+                    }
                 }
             }
         }
@@ -176,8 +217,8 @@ pub(crate) fn panel<S: Simd, const P: usize, const T: usize>(
             }
         }
     }
-    for (acc, c) in acc.into_iter().zip(c) {
-        for (acc, c) in acc.into_iter().zip(c) {
+    for (acc, c) in acc.iter().zip(c) {
+        for (&acc, c) in acc.iter().zip(c) {
             s.store(acc, c);
         }
     }
@@ -188,7 +229,6 @@ mod tests {
     use super::*;
     use crate::acts::{Form, Layout};
     use crate::format::{F32, Format};
-    use crate::simd::Kernel;
     use crate::{available, run_on};
 
     const TOKENS: usize = 33;
