@@ -11,9 +11,9 @@
 //!
 //! With AVX512-VNNI two panels are multiplied at once, so that a token's word serves 32 rows (`simd/avx512/panel.rs`), and
 //! the two inner loops change places: both panels stay in the first-level cache while all tiles pass. (One Zen 5 core,
-//! 512 tokens, in turns: two panels times four tokens in place of one times twelve 1.10 in Q4_0, 1.04 in Q4_K, 1.12 in Q6_K;
-//! the order of the loops 1.0 to 1.12, most for Q6_K. Panels of 512 columns, which would leave room in that cache: 0.92
-//! to 1.02.)
+//! 512 tokens, in turns: two panels times four tokens in place of one times twelve 1.10 in Q4_0, 1.04 in Q4_K, 1.12 in
+//! Q6_K; the order of the loops 1.0 to 1.12, most for Q6_K. Panels of 512 columns, which would leave room in that cache:
+//! 0.92 to 1.02.)
 //!
 //! An ISA has up to two widths of tiles: a batch takes the one that leaves less of the last tile unused. (On AVX-512
 //! without VNNI, with twelve only, sixteen tokens cost as much as twenty-four.)
