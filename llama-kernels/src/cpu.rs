@@ -230,10 +230,7 @@ impl Ops<'_> {
         let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces(), &|worker, piece| {
             let Worker { panel, tile, .. } = &mut *lock(&self.cpu.workers[worker]);
-            if acts.layout == Layout::Rows {
-                let (w, rows) = cut.run(weights, piece);
-                self.cpu.backend.begin(w, rows);
-            }
+            self.begin(&cut, weights, piece);
             for (w, rows, column) in cut.blocks(weights, piece) {
                 let tile = grown(tile, padded * rows.len().div_ceil(LANES));
                 self.cpu.backend.product(w, rows.clone(), x, acts, tile, panel);
@@ -269,12 +266,8 @@ impl Ops<'_> {
         let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces(), &|worker, piece| {
             let Worker { panel, tile, other, .. } = &mut *lock(&self.cpu.workers[worker]);
-            if acts.layout == Layout::Rows {
-                for w in [gate, up] {
-                    let (w, rows) = cut.run(&[w], piece);
-                    self.cpu.backend.begin(w, rows);
-                }
-            }
+            self.begin(&cut, &[gate], piece);
+            self.begin(&cut, &[up], piece);
             for (_, rows, column) in cut.blocks(&[gate], piece) {
                 let lines = padded * rows.len().div_ceil(LANES);
                 let (tile, other) = (grown(tile, lines), grown(other, lines));
@@ -288,6 +281,13 @@ impl Ops<'_> {
                 });
             }
         });
+    }
+
+    /// Asks for the first lines of a piece that few tokens stream through.
+    fn begin(&self, cut: &Cut, weights: &[Matrix<'_>], piece: usize) {
+        if let Some((w, rows)) = cut.stream(weights, piece) {
+            self.cpu.backend.begin(w, rows);
+        }
     }
 
     /// Chooses the layout for a batch, and prepares it if one of the matrices wants that.

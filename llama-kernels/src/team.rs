@@ -303,6 +303,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_slow_worker_has_left_is_done_by_the_others() {
+        const PIECES: usize = 64;
+        for threads in [2, 3] {
+            let (pool, done) = (Pool::new(threads, Placement::default()).unwrap(), AtomicUsize::new(0));
+            let start = Instant::now();
+            // The first worker's first piece takes until all others are done.
+            let all_others = |i: usize| i != 0 || done.load(Ordering::Acquire) == PIECES - 1;
+            pool.region(|team| {
+                team.split(PIECES, &|_, i| {
+                    while !all_others(i) && start.elapsed() < Duration::from_secs(60) {
+                        std::thread::yield_now();
+                    }
+                    assert!(all_others(i), "{} of {PIECES} pieces are done", done.load(Ordering::Acquire));
+                    done.fetch_add(1, Ordering::Release);
+                });
+            });
+        }
+    }
+
+    #[test]
     fn a_panic_in_a_piece_reaches_the_caller_and_the_pool_lives_on() {
         for threads in [1, 3] {
             let pool = Pool::new(threads, Placement::default()).unwrap();

@@ -20,6 +20,8 @@ const PARTS: usize = 64;
 pub(super) struct Cut {
     /// Rows of a block.
     block: usize,
+    /// Whether few tokens stream through the weights.
+    few: bool,
     /// For each piece: its matrix, its rows, and the column of the matrix's first row in the output.
     pieces: Vec<(usize, Range<usize>, usize)>,
 }
@@ -43,7 +45,7 @@ impl Cut {
             }
             column += w.rows();
         }
-        Cut { block, pieces }
+        Cut { block, few: layout == Layout::Rows, pieces }
     }
 
     /// How many pieces there are.
@@ -51,10 +53,14 @@ impl Cut {
         self.pieces.len()
     }
 
-    /// The matrix of a piece, and its rows.
-    pub(super) fn run<'a>(&self, weights: &[Matrix<'a>], piece: usize) -> (Matrix<'a>, Range<usize>) {
+    /// The matrix of a piece and its rows, if few tokens stream through them.
+    pub(super) fn stream<'a>(
+        &self,
+        weights: &[Matrix<'a>],
+        piece: usize,
+    ) -> Option<(Matrix<'a>, Range<usize>)> {
         let (i, rows, _) = self.pieces[piece].clone();
-        (weights[i], rows)
+        self.few.then(|| (weights[i], rows))
     }
 
     /// The matrix of a piece, its blocks of rows, and the output column of each.

@@ -113,10 +113,7 @@ fn block<S: Simd, B: FloatBlock, const P: usize>(s: S, block: Block<'_>) {
         s.run(Unpack::<B>(w, rows, cols.clone(), &mut panel.bytes, PhantomData));
     }
     let panels = &room[..rows.len().div_ceil(LANES)];
-    // As the integer engine does it: one panel at a time, and a tile stays in the first-level cache for all; or two
-    // panels at a time, which stay there for all tiles.
-    let side = if P == 1 { PANELS } else { P };
-    let parts = tiles(acts.tokens).len() * panels.len().div_ceil(side);
+    let parts = tiles(acts.tokens).len() * panels.len().div_ceil(pack::staying(P));
     let coming = Coming::after::<B>(w, &rows, &cols, FLOAT_COLS, parts);
     s.run(Tiles::<P> { panels, cols, acts, out, coming });
 }
@@ -148,8 +145,8 @@ impl<const P: usize> Kernel for Tiles<'_, P> {
     fn call<S: Simd>(self, s: S) {
         let Tiles { panels, cols, acts, out, mut coming } = self;
         let (padded, tiles) = (out.len() / panels.len(), tiles(acts.tokens));
-        let side = if P == 1 { PANELS } else { P };
-        for (panels, out) in panels.chunks(side).zip(out.chunks_mut(side * padded)) {
+        let staying = pack::staying(P);
+        for (panels, out) in panels.chunks(staying).zip(out.chunks_mut(staying * padded)) {
             for Range { start: first, end } in tiles.clone() {
                 coming.ask(s);
                 let count = end - first;
@@ -157,7 +154,7 @@ impl<const P: usize> Kernel for Tiles<'_, P> {
                 let x = &acts.columns[at..at + n];
                 let next =
                     acts.columns.get(at + acts.cols * count..).and_then(|rest| rest.get(..n)).unwrap_or(x);
-                let parts = next.chunks(n.div_ceil(side / P));
+                let parts = next.chunks(n.div_ceil(staying / P));
                 for ((panels, out), next) in panels.chunks(P).zip(out.chunks_mut(P * padded)).zip(parts) {
                     if P == 1 {
                         for line in next.chunks(STRIPE / 4) {

@@ -134,10 +134,8 @@ impl<L: Lanes, const P: usize, const MT: usize> Kernel for Tiles<'_, L, P, MT> {
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         let Block { panels, groups, first, acts, out, padded, mut coming } = self.0;
-        // Where one panel is multiplied at a time, all of them are while a tile is in the first-level cache; where two are,
-        // these are in there, and all tiles come.
-        let side = if P == 1 { PANELS } else { P };
-        for (panels, out) in panels.chunks(side).zip(out.chunks_mut(side * padded)) {
+        let staying = pack::staying(P);
+        for (panels, out) in panels.chunks(staying).zip(out.chunks_mut(staying * padded)) {
             for tile in 0..padded / MT {
                 let words = |tile: usize| &acts.tile(tile)[first..][..groups * TILE_WORDS * MT];
                 let (x, next) = (words(tile), words((tile + 1).min(padded / MT - 1)));
@@ -180,6 +178,21 @@ pub(crate) fn dot_panel<S: Simd, L: Lanes, const QUADS: usize, const MT: usize>(
             let x = s.splat_i32(x);
             *acc = if L::BITS < 8 { s.dot_unsigned(*acc, w, x) } else { s.dot_signed(*acc, w, x) };
         }
+    }
+    acc
+}
+
+/// [`Simd::dot_panels`] in terms of [`Simd::dot_panel`].
+#[inline(always)]
+pub(crate) fn dot_panels<S: Simd, L: Lanes, const P: usize, const QUADS: usize, const MT: usize>(
+    s: S,
+    start: [[S::I; MT]; P],
+    w: [&[[u8; STRIPE]; QUADS]; P],
+    x: &[[i32; MT]; QUADS],
+) -> [[S::I; MT]; P] {
+    let mut acc = start;
+    for (acc, w) in acc.iter_mut().zip(w) {
+        *acc = s.dot_panel::<L, QUADS, MT>(*acc, w, x);
     }
     acc
 }

@@ -22,6 +22,12 @@ use std::ops::Range;
 /// Panels that a tile of activations is multiplied with while it is in the first-level cache. (With one, the
 /// activations of a prompt, megabytes, came from the last-level cache for each sixteen rows.)
 pub(crate) const PANELS: usize = 4;
+/// Of so many panels that are multiplied at once, how many stay while all tiles pass: one at a time, and a tile stays in the
+/// first-level cache for all of them; or two, which stay there themselves.
+pub(crate) const fn staying(at_once: usize) -> usize {
+    if at_once == 1 { PANELS } else { at_once }
+}
+
 /// Columns of a panel: 16 KiB of bytes, which stay in the first-level cache beside the tile's activations.
 pub(crate) const INTEGER_COLS: usize = 1024;
 /// Columns of a panel in floats: as many bytes.

@@ -617,6 +617,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
 
+    // F16, one core, 4096 x 4096, in turns: with 32, 64 and 512 tokens panels take 1.19, 1.01 and 0.83 of the time.
     const PANELS_FROM: usize = 64;
 
     const NARROW_SUMS: bool = !VNNI;

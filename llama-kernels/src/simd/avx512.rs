@@ -687,15 +687,11 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         w: [&[[u8; STRIPE]; QUADS]; P],
         x: &[[i32; MT]; QUADS],
     ) -> [[Self::I; MT]; P] {
-        let mut acc = start;
         if LEVEL >= VNNI && P == panel::PANELS && MT == panel::TILE {
-            panel::pairs(self, &mut acc, w, x);
-            return acc;
+            panel::pairs(self, start, w, x)
+        } else {
+            gemm::dot_panels::<Self, L, P, QUADS, MT>(self, start, w, x)
         }
-        for (acc, w) in acc.iter_mut().zip(w) {
-            *acc = self.dot_panel::<L, QUADS, MT>(*acc, w, x);
-        }
-        acc
     }
 
     const REGISTERS: usize = 32;

@@ -385,11 +385,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         w: [&[[u8; STRIPE]; QUADS]; P],
         x: &[[i32; MT]; QUADS],
     ) -> [[Self::I; MT]; P] {
-        let mut acc = start;
-        for (acc, w) in acc.iter_mut().zip(w) {
-            *acc = self.dot_panel::<L, QUADS, MT>(*acc, w, x);
-        }
-        acc
+        gemm::dot_panels::<Self, L, P, QUADS, MT>(self, start, w, x)
     }
 
     /// Adds to `c`, `[token][row]` of each, the products of `P` panels with a tile of `MT` tokens, whose words `x` lie as

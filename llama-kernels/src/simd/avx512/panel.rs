@@ -68,16 +68,18 @@ fn lines(
 #[inline(always)]
 pub(super) fn pairs<const LEVEL: u32, const P: usize, const QUADS: usize, const MT: usize>(
     _: Avx512<LEVEL>,
-    acc: &mut [[__m512i; MT]; P],
+    start: [[__m512i; MT]; P],
     w: [&[[u8; STRIPE]; QUADS]; P],
     x: &[[i32; MT]; QUADS],
-) {
+) -> [[__m512i; MT]; P] {
     const { assert!(QUADS.is_multiple_of(LINES), "whole blocks") };
-    let acc: &mut [_; PANELS * TILE] = acc.as_flattened_mut().try_into().expect("the sums of both panels");
+    let mut acc = start;
+    let sums: &mut [_; PANELS * TILE] = acc.as_flattened_mut().try_into().expect("the sums of both panels");
     let (first, second, x) = (w[0].as_chunks().0, w[P - 1].as_chunks().0, x.as_flattened().as_chunks().0);
     for ((first, second), x) in first.iter().zip(second).zip(x) {
-        avx512! { lines(acc, first, second, x) }
+        avx512! { lines(sums, first, second, x) }
     }
+    acc
 }
 
 /// [`Simd::dot_panel`] with VNNI.
