@@ -4,18 +4,18 @@ use crate::config::Experts;
 use crate::forward::Outputs;
 use crate::mixture::Routes;
 use crate::{Config, Token};
-use llama_kernels::{Cpu, Rotation};
+use llama_kernels::{Buffer, Cpu, Rotation};
 
 /// Room for the activations of `ubatch` tokens.
 pub(crate) struct State {
     ubatch: usize,
     ids: Vec<u32>,
-    x: Vec<f32>,
-    xn: Vec<f32>,
-    qkv: Vec<f32>,
-    att: Vec<f32>,
-    h: Vec<f32>,
-    rope: Vec<f32>,
+    x: Buffer<f32>,
+    xn: Buffer<f32>,
+    qkv: Buffer<f32>,
+    att: Buffer<f32>,
+    h: Buffer<f32>,
+    rope: Buffer<f32>,
     routes: Routes,
     logits: Vec<f32>,
 }
@@ -44,7 +44,7 @@ pub(crate) struct Batch<'a> {
 
 impl State {
     pub(crate) fn new(config: &Config, ubatch: usize) -> State {
-        let room = |features: usize| vec![0.0; ubatch * features];
+        let room = |features: usize| Buffer::new(ubatch * features);
         State {
             ubatch,
             ids: Vec::with_capacity(ubatch),

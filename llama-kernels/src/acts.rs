@@ -15,8 +15,8 @@
 //! tokens lie side by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2
 //! columns`; in [`Layout::Tiles`], they are token by token, padded with zeros to whole stripes.
 //!
-//! Where floats go through panels ([`crate::ops::floats`]), they are read as they are, but the tokens of a tile lie side
-//! by side, column by column.
+//! Where floats go through panels ([`crate::ops::floats`]), they are read as they are or rounded, but the tokens of a tile
+//! lie side by side, word by word.
 
 use crate::buffer::{Buffer, Zero};
 use crate::ops::pack::PANELS;
@@ -42,6 +42,8 @@ pub(crate) enum Form {
     Bytes32,
     /// Rounded to bfloat16.
     Pairs,
+    /// The same, pair by pair of each tile.
+    PairColumns,
 }
 
 /// How prepared activations lie.
@@ -109,7 +111,7 @@ pub struct Acts {
     pub(crate) spans32: Buffer<Span32>,
     pub(crate) tiles: Buffer<i32>,
     pub(crate) pairs: Buffer<i32>,
-    pub(crate) columns: Buffer<f32>,
+    pub(crate) columns: Buffer<i32>,
 }
 
 /// 256 columns of one token's quantized activations, for formats with a scale for each 16 weights. What lies
@@ -200,7 +202,7 @@ impl Acts {
                 self.tiles = Buffer::new(n);
             }
         }
-        if wanted(Form::Pairs) {
+        if wanted(Form::Pairs) || wanted(Form::PairColumns) {
             let n = tiles * layout.pair_words(cols);
             if self.pairs.len() < n {
                 self.pairs = Buffer::new(n);

@@ -7,7 +7,9 @@ use crate::acts::{Acts, Form, Layout, Span16, Span32};
 use crate::format::{FloatBlock, Format, Grouping, IntegerBlock, Of, with_block};
 use crate::matrix::Matrix;
 use crate::ops::attention::{Attend, Merge};
+use crate::ops::floats::Interleave;
 use crate::ops::pack::Panel;
+use crate::ops::place::Place;
 use crate::ops::push::Push;
 use crate::ops::quantize::{PairTile, QuantizeRow, QuantizeTile};
 use crate::ops::rmsnorm::RmsNorm;
@@ -43,6 +45,9 @@ pub(crate) trait Backend: Send + Sync {
     /// Rounds such a tile to bfloat16.
     fn round_tile(&self, x: &[f32], cols: usize, layout: Layout, out: &mut [i32]);
 
+    /// Lays a tile of a few tokens side by side.
+    fn interleave(&self, job: Interleave<'_>);
+
     /// A block of rows of a matrix times all tokens of a batch: `out[16 rows][token][row]`.
     ///
     /// `x` are the activations as they are, `acts` has them in the [`form`](Self::form) that the matrix
@@ -56,6 +61,9 @@ pub(crate) trait Backend: Send + Sync {
         out: &mut [[f32; LANES]],
         panel: &mut Panel,
     );
+
+    /// Puts a block's results into their places.
+    fn place(&self, job: Place<'_>);
 
     /// Asks for the first lines of a run of weights that few tokens stream through.
     fn begin(&self, w: Matrix<'_>, rows: Range<usize>);
@@ -102,6 +110,8 @@ impl<S: Simd> Backend for S {
         with_block!(format,
             float B => match layout {
                 Layout::Rows => Form::Floats,
+                Layout::Pairs if B::BF16 => Form::Pairs,
+                _ if S::BF16 && B::BF16 && tokens >= S::PAIR_PANELS_FROM => Form::PairColumns,
                 _ if S::BF16 && B::BF16 => Form::Pairs,
                 _ if tokens >= S::PANELS_FROM => Form::Columns,
                 _ => Form::Floats,
@@ -124,6 +134,10 @@ impl<S: Simd> Backend for S {
 
     fn round_tile(&self, x: &[f32], cols: usize, layout: Layout, out: &mut [i32]) {
         self.run(PairTile { x, cols, layout, out });
+    }
+
+    fn interleave(&self, job: Interleave<'_>) {
+        self.run(job);
     }
 
     fn product(
@@ -160,6 +174,10 @@ impl<S: Simd> Backend for S {
                 }
             }
         );
+    }
+
+    fn place(&self, job: Place<'_>) {
+        self.run_floats(job);
     }
 
     fn begin(&self, w: Matrix<'_>, rows: Range<usize>) {

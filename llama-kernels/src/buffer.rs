@@ -13,7 +13,7 @@ const HUGE_PAGE: usize = 2 << 20;
 ///
 /// # Safety
 /// All-zero bytes are a valid value, and the type needs no drop.
-pub(crate) unsafe trait Zero: Copy + Send + Sync + 'static {}
+pub unsafe trait Zero: Copy + Send + Sync + 'static {}
 
 // SAFETY: plain numbers.
 unsafe impl Zero for f32 {}
@@ -24,12 +24,19 @@ unsafe impl Zero for u8 {}
 // SAFETY: an array of such values is one too.
 unsafe impl<T: Zero, const N: usize> Zero for [T; N] {}
 
+/// A value that begins with a cache line. Registers that are stored across two take some CPUs long.
+#[repr(align(64))]
+pub(crate) struct Aligned<T>(pub T);
+
 /// A fixed-length array, zeroed, that starts on a cache line.
+///
+/// What kernels read and write lies best in one: registers that cross two lines take some CPUs twice as long or more. (On
+/// Zen 4, F16 weights times 64 tokens whose activations lay sixteen bytes off ran at 0.75 to 0.95 of the speed.)
 ///
 /// Untouched pages of a large buffer cost no memory: the system maps them at the first write. That
 /// holds because the allocator is asked for zeroes with an ordinary alignment, and the start is moved
 /// up by hand: asked for an aligned block it would write the zeroes itself.
-pub(crate) struct Buffer<T: Zero> {
+pub struct Buffer<T: Zero> {
     ptr: NonNull<T>,
     len: usize,
     /// What the allocator gave; null for an empty buffer.
@@ -46,7 +53,7 @@ impl<T: Zero> Buffer<T> {
     ///
     /// # Panics
     /// If the system has no room for them.
-    pub(crate) fn new(len: usize) -> Buffer<T> {
+    pub fn new(len: usize) -> Buffer<T> {
         Self::try_new(len).unwrap_or_else(|| panic!("no room for {len} values of {} bytes", size_of::<T>()))
     }
 

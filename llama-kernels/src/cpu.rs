@@ -24,8 +24,9 @@ use crate::backend::{self, Backend};
 use crate::buffer::Buffer;
 use crate::kv::{KvLayer, KvShape};
 use crate::matrix::Matrix;
-use crate::ops::floats;
+use crate::ops::floats::{self, Interleave};
 use crate::ops::pack::Panel;
+use crate::ops::place::{Epilogue, Place};
 use crate::ops::push::{Push, Role};
 use crate::ops::rope::Pairs;
 use crate::placement::Placement;
@@ -123,8 +124,8 @@ impl Cpu {
 #[derive(Default)]
 struct Worker {
     panel: Panel,
-    tile: Vec<[f32; LANES]>,
-    other: Vec<[f32; LANES]>,
+    tile: Buffer<[f32; LANES]>,
+    other: Buffer<[f32; LANES]>,
     rows: Rows,
 }
 
@@ -143,13 +144,6 @@ impl Default for Shared {
 /// Scratch is valid whatever a panic left in it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What becomes of a product.
-#[derive(Clone, Copy)]
-enum Epilogue {
-    Store,
-    Add,
 }
 
 /// The operations, within a [region](Cpu::region).
@@ -232,17 +226,11 @@ impl Ops<'_> {
             let Worker { panel, tile, .. } = &mut *lock(&self.cpu.workers[worker]);
             self.begin(&cut, weights, piece);
             for (w, rows, column) in cut.blocks(weights, piece) {
-                let tile = grown(tile, padded * rows.len().div_ceil(LANES));
+                let tile = tile.room(padded * rows.len().div_ceil(LANES));
                 self.cpu.backend.product(w, rows.clone(), x, acts, tile, panel);
-                for_each_run(tile, padded, tokens, rows.len(), |t, row, values| {
-                    let start = t * features + column + row;
-                    // SAFETY: blocks are disjoint ranges of columns.
-                    let out = unsafe { out.part(start..start + values.len()) };
-                    match epilogue {
-                        Epilogue::Store => out.copy_from_slice(values),
-                        Epilogue::Add => out.iter_mut().zip(values).for_each(|(out, v)| *out += v),
-                    }
-                });
+                // SAFETY: blocks are disjoint ranges of columns.
+                let out = unsafe { out.strided(column, features, rows.len(), tokens) };
+                self.cpu.backend.place(Place { tile, out, epilogue });
             }
         });
     }
@@ -270,15 +258,13 @@ impl Ops<'_> {
             self.begin(&cut, &[up], piece);
             for (_, rows, column) in cut.blocks(&[gate], piece) {
                 let lines = padded * rows.len().div_ceil(LANES);
-                let (tile, other) = (grown(tile, lines), grown(other, lines));
+                let (tile, other) = (tile.room(lines), other.room(lines));
                 self.cpu.backend.product(gate, rows.clone(), x, acts, tile, panel);
                 self.cpu.backend.product(up, rows.clone(), x, acts, other, panel);
                 self.cpu.backend.swiglu(tile, other);
-                for_each_run(tile, padded, tokens, rows.len(), |t, row, values| {
-                    let start = t * features + column + row;
-                    // SAFETY: blocks are disjoint ranges of columns.
-                    unsafe { out.part(start..start + values.len()) }.copy_from_slice(values);
-                });
+                // SAFETY: blocks are disjoint ranges of columns.
+                let out = unsafe { out.strided(column, features, rows.len(), tokens) };
+                self.cpu.backend.place(Place { tile, out, epilogue: Epilogue::Store });
             }
         });
     }
@@ -300,7 +286,7 @@ impl Ops<'_> {
         acts.alone = self.deterministic;
         let tile = layout.tile() * cols;
         let bytes = wanted(Form::Bytes16) || wanted(Form::Bytes32);
-        if !bytes && !wanted(Form::Pairs) && !wanted(Form::Columns) {
+        if !bytes && ![Form::Pairs, Form::Columns, Form::PairColumns].into_iter().any(wanted) {
             return;
         }
         let _span = self.span(|| Work::quantize(x.len()));
@@ -332,13 +318,20 @@ impl Ops<'_> {
                 backend.round_tile(x, cols, layout, out)
             });
         }
-        if wanted(Form::Columns) {
-            let (tiles, columns) = (floats::tiles(tokens), Parts::new(&mut acts.columns));
+        for (rounded, form) in [(false, Form::Columns), (true, Form::PairColumns)] {
+            if !wanted(form) {
+                continue;
+            }
+            let (words, row) = match rounded {
+                true => (&mut acts.pairs, layout.pair_words(cols) / layout.tile()),
+                false => (&mut acts.columns, cols),
+            };
+            let (tiles, words) = (floats::tiles(tokens), Parts::new(words));
             self.team.split(tiles.len(), &|_, tile| {
                 let Range { start, end } = tiles.clone().nth(tile).expect("a tile for each piece");
                 // SAFETY: each piece writes its own tile.
-                let out = unsafe { columns.part(start * cols..end * cols) };
-                floats::interleave(&x[start * cols..end * cols], cols, out);
+                let out = unsafe { words.part(start * row..end * row) };
+                backend.interleave(Interleave { x: &x[start * cols..end * cols], cols, rounded, out });
             });
         }
     }
@@ -483,34 +476,10 @@ impl Ops<'_> {
     }
 }
 
-/// Calls `f(token, first row, values)` for each run of results in a block's tiles: `[16 rows][token]`.
-fn for_each_run(
-    tile: &[[f32; LANES]],
-    padded: usize,
-    tokens: usize,
-    rows: usize,
-    mut f: impl FnMut(usize, usize, &[f32]),
-) {
-    for (panel, tile) in tile.chunks_exact(padded.max(1)).enumerate() {
-        let row = panel * LANES;
-        for (t, values) in tile[..tokens].iter().enumerate() {
-            f(t, row, &values[..(rows - row).min(LANES)]);
-        }
-    }
-}
-
 /// The common number of columns of some matrices, and how many rows of it `x` holds.
 fn batch(weights: &[Matrix<'_>], x: &[f32]) -> Option<(usize, usize)> {
     let cols = weights.first()?.cols();
     assert!(weights.iter().all(|w| w.cols() == cols), "matrices of one product have the same columns");
     assert!(cols > 0 && x.len().is_multiple_of(cols), "{} activations are no rows of {cols}", x.len());
     Some((cols, x.len() / cols))
-}
-
-/// At least `n` values of a vector that only grows.
-fn grown(v: &mut Vec<[f32; LANES]>, n: usize) -> &mut [[f32; LANES]] {
-    if v.len() < n {
-        v.resize(n, [0.0; LANES]);
-    }
-    &mut v[..n]
 }

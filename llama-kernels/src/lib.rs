@@ -52,6 +52,7 @@ pub mod simd;
 mod team;
 
 pub use backend::{Isa, isas, run_on};
+pub use buffer::{Buffer, Zero};
 pub use cores::{Cores, cores, default_threads, performance_processors};
 pub use cpu::{Cpu, CpuError, CpuOptions, Ops, profile};
 pub use format::Format;

@@ -1,5 +1,6 @@
 //! One output, many writers.
 
+use crate::ops::place::Strided;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -25,5 +26,28 @@ impl<'a, T> Parts<'a, T> {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
         // SAFETY: the range was checked, and the caller keeps parts disjoint.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
+    }
+}
+
+impl<'a> Parts<'a, f32> {
+    /// `rows` values from `start` on and the same of the tokens after it, `stride` values apart.
+    ///
+    /// # Safety
+    /// As for [`part`](Self::part).
+    pub(super) unsafe fn strided(
+        &self,
+        start: usize,
+        stride: usize,
+        rows: usize,
+        tokens: usize,
+    ) -> Strided<'a> {
+        let end = tokens.checked_sub(1).map_or(0, |last| start + last * stride + rows);
+        assert!(
+            end <= self.len,
+            "{rows} values at {start} of each {stride}, {tokens} times, of {}",
+            self.len
+        );
+        // SAFETY: the last one is in bounds, and the caller keeps parts disjoint.
+        unsafe { Strided::new(self.ptr.wrapping_add(start), stride, rows, tokens) }
     }
 }

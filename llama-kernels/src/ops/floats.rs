@@ -1,7 +1,9 @@
-//! Products of floats with many tokens: panels of sixteen rows, unpacked to `f32`, times broadcast activations.
+//! Products of floats with many tokens: panels of sixteen rows, a word each, times broadcast activations.
+//!
+//! A [word](Words) is a column in `f32`, or two in bfloat16, where the CPU multiplies these.
 //!
 //! ```text
-//! once a batch: the tokens of each tile are laid side by side, column by column
+//! once a batch: the tokens of each tile are laid side by side, word by word
 //! for each block of Kc columns:
 //!   unpack up to four panels (16 x Kc each)        (scratch in the second-level cache)
 //!   for each tile of five or six tokens:           (in the first-level cache for all the panels)
@@ -35,9 +37,10 @@
 //! four panels pass; a copy of a tile's activations side by side for each block of rows (0.75 to 0.8).
 
 use super::gemm::{Job, sixteens};
-use super::pack::{self, Coming, FLOAT_COLS, Integers, PANELS};
-use crate::acts::{Acts, deal};
-use crate::format::FloatBlock;
+use super::pack::{self, Coming, Integers, PANELS, WORDS};
+use super::quantize::Columns;
+use crate::acts::{Acts, deal, stripes};
+use crate::format::{BF16, FloatBlock};
 use crate::matrix::Matrix;
 use crate::simd::{Kernel, LANES, STRIPE, Simd};
 use std::marker::PhantomData;
@@ -55,21 +58,85 @@ const TOKENS_MIN: usize = 20;
 /// The most tokens of a tile.
 const TOKENS_MOST: usize = 6;
 
-/// A tile's tokens, rows of `cols`, side by side.
-pub(crate) fn interleave(x: &[f32], cols: usize, out: &mut [f32]) {
-    assert_eq!(x.len(), out.len(), "as many activations");
-    match x.len() / cols {
-        6 => interleaved::<6>(x, cols, out),
-        _ => interleaved::<5>(x, cols, out),
+/// What a word of a panel and of the activations holds, and how the two are multiplied.
+pub trait Words: 'static {
+    /// The format of the weights.
+    type Block: FloatBlock;
+
+    /// Columns of a word.
+    const COLS: usize;
+
+    /// A word of each of sixteen rows, or sixteen words of one, from as many weights.
+    fn load<S: Simd>(s: S, weights: &[u8]) -> S::I;
+
+    /// `acc` plus the products of words.
+    fn multiply<S: Simd>(s: S, w: S::I, x: S::I, acc: S::F) -> S::F;
+
+    /// The activations of a batch, and how many words of a token they are.
+    fn activations(acts: &Acts) -> (&[i32], usize);
+}
+
+/// Columns of any format in `f32`.
+pub(crate) struct Floats<B>(PhantomData<B>);
+
+impl<B: FloatBlock> Words for Floats<B> {
+    type Block = B;
+    const COLS: usize = 1;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, weights: &[u8]) -> S::I {
+        s.to_bits(B::widen(s, B::cast(weights).try_into().expect("sixteen weights")))
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd>(s: S, w: S::I, x: S::I, acc: S::F) -> S::F {
+        s.fma(s.bit_cast(w), s.bit_cast(x), acc)
+    }
+
+    fn activations(acts: &Acts) -> (&[i32], usize) {
+        (&acts.columns, acts.cols)
     }
 }
 
-fn interleaved<const T: usize>(x: &[f32], cols: usize, out: &mut [f32]) {
-    let out = &mut out.as_chunks_mut::<T>().0[..cols];
-    let tokens: [&[f32]; T] = std::array::from_fn(|t| &x[t * cols..][..cols]);
-    for (i, column) in out.iter_mut().enumerate() {
-        for (out, x) in column.iter_mut().zip(tokens) {
-            *out = x[i];
+/// Pairs of columns in bfloat16, as they lie in the file.
+#[allow(dead_code, reason = "not every architecture multiplies them so")]
+pub(crate) struct Pairs;
+
+impl Words for Pairs {
+    type Block = BF16;
+    const COLS: usize = 2;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, weights: &[u8]) -> S::I {
+        s.load_bytes(weights.try_into().expect("32 weights"))
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd>(s: S, w: S::I, x: S::I, acc: S::F) -> S::F {
+        s.dot_bf16(acc, w, x)
+    }
+
+    fn activations(acts: &Acts) -> (&[i32], usize) {
+        (&acts.pairs, stripes(acts.cols) * STRIPE / 2)
+    }
+}
+
+/// A tile's tokens, rows of `cols`, side by side; as they are, or `rounded` to bfloat16.
+pub(crate) struct Interleave<'a> {
+    pub x: &'a [f32],
+    pub cols: usize,
+    pub rounded: bool,
+    pub out: &'a mut [i32],
+}
+
+impl Kernel for Interleave<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let Interleave { x, cols, rounded, out } = self;
+        match x.len() / cols {
+            6 => s.run(Columns::<6> { x, cols, rounded, out }),
+            _ => s.run(Columns::<5> { x, cols, rounded, out }),
         }
     }
 }
@@ -77,7 +144,7 @@ fn interleaved<const T: usize>(x: &[f32], cols: usize, out: &mut [f32]) {
 /// All rows of a job times all its tokens, `P` panels at once.
 #[allow(dead_code, reason = "not every architecture multiplies floats so")]
 #[inline(always)]
-pub(crate) fn product<S: Simd, B: FloatBlock, const P: usize>(s: S, job: Job<'_>) {
+pub(crate) fn product<S: Simd, W: Words, const P: usize>(s: S, job: Job<'_>) {
     let Job { w, rows, acts, out, panel, .. } = job;
     assert_eq!(w.cols(), acts.cols, "columns of the matrix, features of the activations");
     out.fill([0.0; LANES]);
@@ -87,10 +154,10 @@ pub(crate) fn product<S: Simd, B: FloatBlock, const P: usize>(s: S, job: Job<'_>
     let firsts = rows.clone().step_by(PANELS * LANES);
     for (first, out) in firsts.zip(out.chunks_mut(PANELS * padded)) {
         let rows = first..rows.end.min(first + PANELS * LANES);
-        for start in (0..w.cols()).step_by(FLOAT_COLS) {
-            let cols = start..w.cols().min(start + FLOAT_COLS);
+        for start in (0..w.cols()).step_by(WORDS * W::COLS) {
+            let cols = start..w.cols().min(start + WORDS * W::COLS);
             let room = &mut panel.integers;
-            block::<S, B, P>(s, Block { w, rows: rows.clone(), cols, acts, out, room });
+            block::<S, W, P>(s, Block { w, rows: rows.clone(), cols, acts, out, room });
         }
     }
 }
@@ -107,53 +174,59 @@ struct Block<'a> {
 
 /// Some rows and columns times all tokens, added to `out`. Unpacking is a function of its own, for the registers' sake.
 #[inline(always)]
-fn block<S: Simd, B: FloatBlock, const P: usize>(s: S, block: Block<'_>) {
+fn block<S: Simd, W: Words, const P: usize>(s: S, block: Block<'_>) {
     let Block { w, rows, cols, acts, out, room } = block;
     for (rows, panel) in sixteens(&rows).zip(&mut *room) {
-        s.run(Unpack::<B>(w, rows, cols.clone(), &mut panel.bytes, PhantomData));
+        s.run(Unpack::<W>(w, rows, cols.clone(), &mut panel.bytes, PhantomData));
     }
     let panels = &room[..rows.len().div_ceil(LANES)];
     let parts = tiles(acts.tokens).len() * panels.len().div_ceil(pack::staying(P));
-    let coming = Coming::after::<B>(w, &rows, &cols, FLOAT_COLS, parts);
-    s.run(Tiles::<P> { panels, cols, acts, out, coming });
+    let coming = Coming::after::<W::Block>(w, &rows, &cols, WORDS * W::COLS, parts);
+    let (x, row) = W::activations(acts);
+    let words = cols.start / W::COLS..cols.end.div_ceil(W::COLS);
+    s.run(Tiles::<W, P> { panels, words, x, row, tokens: acts.tokens, out, coming, kind: PhantomData });
 }
 
 /// Fills a panel.
-struct Unpack<'a, B>(Matrix<'a>, Range<usize>, Range<usize>, &'a mut [[u8; STRIPE]], PhantomData<B>);
+struct Unpack<'a, W>(Matrix<'a>, Range<usize>, Range<usize>, &'a mut [[u8; STRIPE]], PhantomData<W>);
 
-impl<B: FloatBlock> Kernel for Unpack<'_, B> {
+impl<W: Words> Kernel for Unpack<'_, W> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         let Unpack(w, rows, cols, panel, _) = self;
-        pack::float::<S, B>(s, w, rows, cols, panel);
+        pack::words::<S, W>(s, w, rows, cols, panel);
     }
 }
 
 /// Panels times all tokens.
-struct Tiles<'a, const P: usize> {
+struct Tiles<'a, W, const P: usize> {
     panels: &'a [Integers],
-    cols: Range<usize>,
-    acts: &'a Acts,
+    /// Which words of a row the panels hold.
+    words: Range<usize>,
+    /// The activations' words, and how many of them a token has.
+    x: &'a [i32],
+    row: usize,
+    tokens: usize,
     out: &'a mut [[f32; LANES]],
     coming: Coming,
+    kind: PhantomData<W>,
 }
 
-impl<const P: usize> Kernel for Tiles<'_, P> {
+impl<W: Words, const P: usize> Kernel for Tiles<'_, W, P> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let Tiles { panels, cols, acts, out, mut coming } = self;
-        let (padded, tiles) = (out.len() / panels.len(), tiles(acts.tokens));
+        let Tiles { panels, words, x: all, row, tokens, out, mut coming, .. } = self;
+        let (padded, tiles) = (out.len() / panels.len(), tiles(tokens));
         let staying = pack::staying(P);
         for (panels, out) in panels.chunks(staying).zip(out.chunks_mut(staying * padded)) {
             for Range { start: first, end } in tiles.clone() {
                 coming.ask(s);
                 let count = end - first;
-                let (at, n) = (first * acts.cols + cols.start * count, cols.len() * count);
-                let x = &acts.columns[at..at + n];
-                let next =
-                    acts.columns.get(at + acts.cols * count..).and_then(|rest| rest.get(..n)).unwrap_or(x);
+                let (at, n) = (first * row + words.start * count, words.len() * count);
+                let x = &all[at..at + n];
+                let next = all.get(at + row * count..).and_then(|rest| rest.get(..n)).unwrap_or(x);
                 let parts = next.chunks(n.div_ceil(staying / P));
                 for ((panels, out), next) in panels.chunks(P).zip(out.chunks_mut(P * padded)).zip(parts) {
                     if P == 1 {
@@ -167,14 +240,14 @@ impl<const P: usize> Kernel for Tiles<'_, P> {
                     for (c, out) in c.iter_mut().zip(out.chunks_exact_mut(padded)) {
                         *c = &mut out[first..end];
                     }
-                    let mut these = [&panels[panels.len() - 1].bytes[..cols.len()]; P];
+                    let mut these = [&panels[panels.len() - 1].bytes[..words.len()]; P];
                     these
                         .iter_mut()
                         .zip(panels)
-                        .for_each(|(these, panel)| *these = &panel.bytes[..cols.len()]);
+                        .for_each(|(these, panel)| *these = &panel.bytes[..words.len()]);
                     match count {
-                        6 => s.float_panel::<P, 6>(these, x, c),
-                        _ => s.float_panel::<P, 5>(these, x, c),
+                        6 => s.float_panel::<W, P, 6>(these, x, c),
+                        _ => s.float_panel::<W, P, 5>(these, x, c),
                     }
                 }
             }
@@ -184,10 +257,10 @@ impl<const P: usize> Kernel for Tiles<'_, P> {
 
 /// [`Simd::float_panel`] in its terms.
 #[inline(always)]
-pub(crate) fn panel<S: Simd, const P: usize, const T: usize>(
+pub(crate) fn panel<S: Simd, W: Words, const P: usize, const T: usize>(
     s: S,
     panels: [&[[u8; STRIPE]]; P],
-    x: &[f32],
+    x: &[i32],
     c: [&mut [[f32; LANES]]; P],
 ) {
     let mut acc = [[s.splat(0.0); T]; P];
@@ -197,20 +270,20 @@ pub(crate) fn panel<S: Simd, const P: usize, const T: usize>(
         }
     }
     let (x, _) = x.as_chunks::<T>();
-    let columns = x.len().min(panels[0].len());
+    let words = x.len().min(panels[0].len());
     let mut lines = panels;
     for line in &mut lines {
-        *line = &line[..columns];
+        *line = &line[..words];
     }
-    for (i, x) in x[..columns].iter().enumerate() {
-        let mut w = [s.splat(0.0); P];
+    for (i, x) in x[..words].iter().enumerate() {
+        let mut w = [s.splat_i32(0); P];
         for (w, lines) in w.iter_mut().zip(&lines) {
-            *w = s.bit_cast(s.load_bytes(&lines[i]));
+            *w = s.load_bytes(&lines[i]);
         }
         for t in 0..T {
-            let x = s.splat(x[t]);
+            let x = s.splat_i32(x[t]);
             for p in 0..P {
-                acc[p][t] = s.fma(w[p], x, acc[p][t]);
+                acc[p][t] = W::multiply(s, w[p], x, acc[p][t]);
             }
         }
     }
@@ -225,11 +298,11 @@ pub(crate) fn panel<S: Simd, const P: usize, const T: usize>(
 mod tests {
     use super::*;
     use crate::acts::{Form, Layout};
-    use crate::format::{F32, Format};
+    use crate::format::{Block as _, F32, Format};
     use crate::{available, run_on};
 
     const TOKENS: usize = 33;
-    const COLS: usize = 2 * FLOAT_COLS + 3;
+    const COLS: usize = 4 * WORDS + 3;
     /// Seven panels, the last one not full: more than there is room for at once.
     const ROWS: usize = 6 * LANES + 5;
 
@@ -239,23 +312,28 @@ mod tests {
     }
 
     /// Rows of sixteen, token by token.
-    struct Product<const P: usize>;
+    struct Product<W, const P: usize>(Format, PhantomData<W>);
 
-    impl<const P: usize> Kernel for Product<P> {
+    impl<W: Words, const P: usize> Kernel for Product<W, P> {
         type Out = Vec<[f32; LANES]>;
         #[inline(always)]
         fn call<S: Simd>(self, s: S) -> Self::Out {
-            let bytes: Vec<u8> = values(ROWS * COLS).iter().flat_map(|v| v.to_le_bytes()).collect();
+            let weights: Vec<W::Block> =
+                values(ROWS * COLS).iter().map(|v| W::Block::quantize(&[*v], None)).collect();
             let (x, mut acts) = (values(TOKENS * COLS), Acts::new());
-            acts.reshape(TOKENS, COLS, Layout::Tiles(4), |form| form == Form::Columns);
+            acts.reshape(TOKENS, COLS, Layout::Tiles(4), |form| {
+                form == if W::COLS == 1 { Form::Columns } else { Form::PairColumns }
+            });
             for Range { start, end } in tiles(TOKENS) {
-                let tile = start * COLS..end * COLS;
-                interleave(&x[tile.clone()], COLS, &mut acts.columns[tile]);
+                let (row, rounded) = (W::activations(&acts).1, W::COLS == 2);
+                let words = if rounded { &mut acts.pairs } else { &mut acts.columns };
+                let (x, out) = (&x[start * COLS..end * COLS], &mut words[start * row..end * row]);
+                s.run(Interleave { x, cols: COLS, rounded, out });
             }
             let mut out = vec![[f32::NAN; LANES]; ROWS.div_ceil(LANES) * TOKENS.next_multiple_of(4)];
-            let w = Matrix::new(Format::F32, ROWS, COLS, &bytes).unwrap();
+            let w = Matrix::new(self.0, ROWS, COLS, W::Block::bytes(&weights)).unwrap();
             let panel = &mut pack::Panel::new();
-            product::<S, F32, P>(s, Job { w, rows: 0..ROWS, x: &x, acts: &acts, out: &mut out, panel });
+            product::<S, W, P>(s, Job { w, rows: 0..ROWS, x: &x, acts: &acts, out: &mut out, panel });
             out
         }
     }
@@ -264,12 +342,19 @@ mod tests {
     fn a_job_may_have_more_rows_than_there_are_panels() {
         let (w, x) = (values(ROWS * COLS), values(TOKENS * COLS));
         for isa in available() {
-            for out in [run_on(isa, Product::<1>).unwrap(), run_on(isa, Product::<2>).unwrap()] {
-                let padded = TOKENS.next_multiple_of(4);
+            let outs = [
+                run_on(isa, Product::<Floats<F32>, 1>(Format::F32, PhantomData)),
+                run_on(isa, Product::<Floats<F32>, 2>(Format::F32, PhantomData)),
+                run_on(isa, Product::<Pairs, 1>(Format::BF16, PhantomData)),
+                run_on(isa, Product::<Pairs, 2>(Format::BF16, PhantomData)),
+            ];
+            for (which, out) in outs.into_iter().enumerate() {
+                let (out, padded) = (out.unwrap(), TOKENS.next_multiple_of(4));
                 for (row, w) in w.chunks(COLS).enumerate() {
                     for (t, x) in x.chunks(COLS).enumerate() {
                         let expected: f32 = w.iter().zip(x).map(|(w, x)| w * x).sum();
-                        assert_eq!(out[row / LANES * padded + t][row % LANES], expected, "{isa}: {row}, {t}");
+                        let found = out[row / LANES * padded + t][row % LANES];
+                        assert_eq!(found, expected, "{isa}, {which}: {row}, {t}");
                     }
                 }
             }

@@ -7,6 +7,7 @@ pub(crate) mod floats;
 pub(crate) mod gemm;
 pub(crate) mod gemv;
 pub(crate) mod pack;
+pub(crate) mod place;
 pub(crate) mod push;
 pub(crate) mod quantize;
 pub(crate) mod rmsnorm;

@@ -11,9 +11,10 @@
 //! 1.09, Q4_K and Q5_K 1.06, Q4_0 and IQ4_NL 0.99 with 16 tokens; 1.06, 1.02, 1.03 and 1.0 with 64.) All
 //! integers row by row, and then all scales, are 1.01 to 1.13 times as fast as both of each row.
 
+use super::floats::Words;
 use crate::acts::GROUP;
-use crate::buffer::Buffer;
-use crate::format::{Block, FloatBlock, Grouping, IntegerBlock, Lanes, Less, MOST_BLOCKS, Of, Subtrahend};
+use crate::buffer::{Aligned, Buffer};
+use crate::format::{Block, Grouping, IntegerBlock, Lanes, Less, MOST_BLOCKS, Of, Subtrahend};
 use crate::matrix::Matrix;
 use crate::simd::{Kernel, LANES, SPAN, STRIPE, Simd};
 use std::marker::PhantomData;
@@ -30,9 +31,9 @@ pub(crate) const fn staying(at_once: usize) -> usize {
 
 /// Columns of a panel: 16 KiB of bytes, which stay in the first-level cache beside the tile's activations.
 pub(crate) const INTEGER_COLS: usize = 1024;
-/// Columns of a panel in floats: as many bytes.
+/// Words of each row in a panel of [`Words`]: as many bytes.
 #[allow(dead_code, reason = "not every architecture multiplies floats so")]
-pub(crate) const FLOAT_COLS: usize = INTEGER_COLS / 4;
+pub(crate) const WORDS: usize = INTEGER_COLS / 4;
 /// Lines of a panel in bfloat16: 32 rows of 512 columns.
 const PAIR_LINES: usize = 512;
 
@@ -47,7 +48,7 @@ pub struct Panel {
 
 /// One panel in integers.
 pub struct Integers {
-    /// Four columns of sixteen rows a line. (In floats, one column.)
+    /// Four columns of sixteen rows a line. (In [`Words`], one word.)
     pub(crate) bytes: Buffer<[u8; STRIPE]>,
     /// Sixteen rows' scales a line, per group of 16 or 32 columns.
     pub(crate) scales: Buffer<[f32; LANES]>,
@@ -213,7 +214,7 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
     for (row, whole) in rows.zip(&mut whole) {
         *whole = &B::cast(w.rows_bytes(row..row + 1))[first..last];
     }
-    let mut room = Room::new();
+    let mut room = Aligned(Room::new());
     for (at, start) in (0..last - first).step_by(n).enumerate() {
         let mut spans = [&none[..n]; LANES];
         for (span, row) in spans.iter_mut().zip(&whole) {
@@ -228,7 +229,7 @@ pub(crate) fn integer<S: Simd, B: IntegerBlock>(
             }
         }
         let mut to = Sixteen {
-            room: &mut room,
+            room: &mut room.0,
             next: Next(ahead.map(|ahead| spans.map(|span| span.as_ptr().cast::<u8>().wrapping_add(ahead)))),
             bytes: panel.bytes[at * LINES..].first_chunk_mut().expect("the lines of a span"),
             scales: &mut panel.scales[at * groups..][..groups],
@@ -366,14 +367,14 @@ impl<L: Lanes> Kernel for PlaceNumbers<'_, '_, L> {
         let Sixteen { room, scales, mins, .. } = self.0;
         let groups = SPAN / L::Grouping::LEN;
         let all = if L::Less::MINS { 2 * groups } else { groups };
-        let mut numbers = [[0; STRIPE]; 2 * LANES];
+        let mut numbers = Aligned([[0; STRIPE]; 2 * LANES]);
         for (block, numbers) in
-            room.numbers.iter().zip(numbers.chunks_exact_mut(LANES)).take(all.div_ceil(LANES))
+            room.numbers.iter().zip(numbers.0.chunks_exact_mut(LANES)).take(all.div_ceil(LANES))
         {
             s.transpose(as_bytes(block), numbers, 4);
         }
         for (i, out) in [scales, mins].into_iter().enumerate().take(all / groups) {
-            for (out, line) in out.iter_mut().zip(&numbers[i * groups..]) {
+            for (out, line) in out.iter_mut().zip(&numbers.0[i * groups..]) {
                 s.store(s.bit_cast(s.load_bytes(line)), out);
             }
         }
@@ -386,39 +387,40 @@ fn as_bytes(lines: &[[f32; LANES]; LANES]) -> &[[u8; STRIPE]; LANES] {
     unsafe { &*std::ptr::from_ref(lines).cast() }
 }
 
-/// Fills a panel with columns `cols` of at most sixteen rows in floats, a column a line; missing rows are zero.
+/// Fills a panel with columns `cols` of at most sixteen rows, a [word](Words) of each a line; missing rows are zero.
 #[allow(dead_code, reason = "not every architecture multiplies floats so")]
 #[inline(always)]
-pub(crate) fn float<S: Simd, B: FloatBlock>(
+pub(crate) fn words<S: Simd, W: Words>(
     s: S,
     w: Matrix<'_>,
     rows: Range<usize>,
     cols: Range<usize>,
     panel: &mut [[u8; STRIPE]],
 ) {
-    let rows: [&[B]; LANES] = std::array::from_fn(|r| match rows.clone().nth(r) {
-        Some(row) => &B::cast(w.rows_bytes(row..row + 1))[cols.clone()],
+    let bytes = |cols: usize| cols * size_of::<W::Block>();
+    let rows: [&[u8]; LANES] = std::array::from_fn(|r| match rows.clone().nth(r) {
+        Some(row) => &w.rows_bytes(row..row + 1)[bytes(cols.start)..bytes(cols.end)],
         None => &[],
     });
-    let (blocks, rest) = panel[..cols.len()].as_chunks_mut::<LANES>();
-    let mut lines = [[0; STRIPE]; LANES];
-    for (i, block) in blocks.iter_mut().enumerate() {
-        for (row, line) in rows.iter().zip(&mut lines) {
-            if let Some(row) = row.as_chunks().0.get(i) {
-                s.store_bytes(s.to_bits(B::widen(s, row)), line);
-            }
+    let n = bytes(LANES * W::COLS);
+    let mut lines = Aligned([[0; STRIPE]; LANES]);
+    for (i, block) in panel[..cols.len().div_ceil(W::COLS)].chunks_mut(LANES).enumerate() {
+        for (row, line) in rows.iter().zip(&mut lines.0).filter(|(row, _)| !row.is_empty()) {
+            let mut padded = [0; STRIPE];
+            let weights = row.get(i * n..(i + 1) * n).unwrap_or_else(|| {
+                let rest = &row[i * n..];
+                padded[..rest.len()].copy_from_slice(rest);
+                &padded[..n]
+            });
+            s.store_bytes(W::load(s, weights), line);
         }
-        s.transpose(&lines, block, 4);
-    }
-    if !rest.is_empty() {
-        for (row, line) in rows.iter().zip(&mut lines).filter(|(row, _)| !row.is_empty()) {
-            let (row, mut padded) = (row.as_chunks::<LANES>().1, [B::zeroed(); LANES]);
-            padded[..row.len()].copy_from_slice(row);
-            s.store_bytes(s.to_bits(B::widen(s, &padded)), line);
+        if block.len() == LANES {
+            s.transpose(&lines.0, block, 4);
+        } else {
+            let mut whole = [[0; STRIPE]; LANES];
+            s.transpose(&lines.0, &mut whole, 4);
+            block.copy_from_slice(&whole[..block.len()]);
         }
-        let mut block = [[0; STRIPE]; LANES];
-        s.transpose(&lines, &mut block, 4);
-        rest.copy_from_slice(&block[..rest.len()]);
     }
 }
 

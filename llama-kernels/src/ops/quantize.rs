@@ -2,6 +2,7 @@
 //! the engines that multiply it, to bfloat16.
 
 use crate::acts::{GROUP, Layout, Span16, Span32, TILE_WORDS, stripes};
+use crate::buffer::Aligned;
 use crate::simd::{Kernel, LANES, SPAN, STRIPE, Simd};
 
 /// A stripe of activations as bytes.
@@ -28,16 +29,21 @@ fn stripe<S: Simd>(s: S, x: &[f32; STRIPE]) -> Quantized<S> {
     Quantized { bytes: s.to_i8(scaled), scale }
 }
 
-/// The `i`th stripe of `x`, the last one padded with zeros. (A closure called for each stripe would not
-/// always be inlined, and then each intrinsic would be a call.)
+/// What is left of `x` after whole stripes, padded with zeros.
 #[inline(always)]
-fn stripe_at<'a>(x: &'a [f32], i: usize, padded: &'a mut [f32; STRIPE]) -> &'a [f32; STRIPE] {
-    let x = &x[i * STRIPE..];
-    if let Some(whole) = x.first_chunk() {
-        return whole;
-    }
-    padded[..x.len()].copy_from_slice(x);
+fn rest(x: &[f32]) -> [f32; STRIPE] {
+    let (_, rest) = x.as_chunks::<STRIPE>();
+    let mut padded = [0.0; STRIPE];
+    padded[..rest.len()].copy_from_slice(rest);
     padded
+}
+
+/// The `i`th stripe of `x`, or its [`rest`]. (A closure called for each stripe would not always be inlined, and then each
+/// intrinsic would be a call. Zeroes for each stripe that may need them, in lines that the stack's cross, were a quarter of the
+/// time.)
+#[inline(always)]
+fn stripe_at<'a>(x: &'a [f32], i: usize, rest: &'a [f32; STRIPE]) -> &'a [f32; STRIPE] {
+    x.get(i * STRIPE..).and_then(<[f32]>::first_chunk).unwrap_or(rest)
 }
 
 /// Quantizes a part of one token into the layouts of rows that are wanted: the others are empty.
@@ -53,13 +59,14 @@ impl Kernel for QuantizeRow<'_> {
     fn call<S: Simd>(self, s: S) {
         for (at, x) in self.x.chunks(SPAN).enumerate() {
             let (mut bytes, mut scales, mut sums) = ([s.splat_i32(0); 4], [0.0; 8], [0; 16]);
+            let rest = rest(x);
             for i in 0..stripes(x.len()) {
-                let q = stripe(s, stripe_at(x, i, &mut [0.0; STRIPE]));
+                let q = stripe(s, stripe_at(x, i, &rest));
                 bytes[i] = q.bytes;
                 scales[2 * i..2 * i + 2].copy_from_slice(&q.scale);
-                let mut fours = [0; LANES];
-                s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut fours);
-                for (sum, fours) in sums[4 * i..].iter_mut().zip(fours.as_chunks::<4>().0) {
+                let mut fours = Aligned([0; LANES]);
+                s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut fours.0);
+                for (sum, fours) in sums[4 * i..].iter_mut().zip(fours.0.as_chunks::<4>().0) {
                     *sum = fours[0] + fours[1] + fours[2] + fours[3];
                 }
             }
@@ -101,36 +108,60 @@ impl Kernel for QuantizeTile<'_> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let QuantizeTile { x, cols, mt, out } = self;
-        let group_words = TILE_WORDS * mt;
-        for t in 0..mt {
-            let Some(x) = x.get(t * cols..(t + 1) * cols) else {
-                out.iter_mut().skip(t).step_by(mt).for_each(|w| *w = 0);
-                continue;
-            };
-            for i in 0..stripes(x.len()) {
-                let q = stripe(s, stripe_at(x, i, &mut [0.0; STRIPE]));
-                let (mut words, mut fours) = ([0; LANES], [0; LANES]);
-                s.store_i32(q.bytes, &mut words);
-                s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut fours);
-                let mut twos = [0; LANES];
+        match self.mt {
+            4 => s.run(Whole::<4>(self)),
+            8 => s.run(Whole::<8>(self)),
+            12 => s.run(Whole::<12>(self)),
+            mt => unreachable!("tiles of {mt} tokens"),
+        }
+    }
+}
+
+/// A tile of so many tokens, missing ones among them. A stripe of all tokens at a time: what is done for each token is
+/// done for neighbours in memory.
+struct Whole<'a, const MT: usize>(QuantizeTile<'a>);
+
+impl<const MT: usize> Kernel for Whole<'_, MT> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let QuantizeTile { x, cols, out, .. } = self.0;
+        let (mut tokens, mut rests) = ([[].as_slice(); MT], Aligned([[0.0; STRIPE]; MT]));
+        for ((token, rest_of), x) in tokens.iter_mut().zip(&mut rests.0).zip(x.chunks_exact(cols.max(1))) {
+            (*token, *rest_of) = (x, rest(x));
+        }
+        let mut room = Aligned([[[0; LANES]; MT]; 3]);
+        let [words, fours, twos] = &mut room.0;
+        let (out, _) = out.as_chunks_mut::<MT>();
+        for (i, out) in out.chunks_exact_mut(STRIPE / GROUP * TILE_WORDS).enumerate() {
+            let mut scales = [[0.0; MT]; STRIPE / GROUP];
+            for t in 0..MT {
+                let q = stripe(s, stripe_at(tokens[t], i, &rests.0[t]));
+                s.store_i32(q.bytes, &mut words[t]);
+                s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), q.bytes), &mut fours[t]);
                 if S::NARROW_SUMS {
                     let first = s.and(q.bytes, s.splat_i32(0xffff));
-                    s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), first), &mut twos);
+                    s.store_i32(s.dot_unsigned(s.splat_i32(0), s.splat_u8(1), first), &mut twos[t]);
                 }
-                for g in 0..STRIPE / GROUP {
-                    let out = &mut out[(i * (STRIPE / GROUP) + g) * group_words..][..group_words];
-                    for (w, &word) in words[8 * g..8 * g + 8].iter().enumerate() {
-                        out[w * mt + t] = word;
+                for (scales, scale) in scales.iter_mut().zip(q.scale) {
+                    scales[t] = scale;
+                }
+            }
+            for (g, out) in out.chunks_exact_mut(TILE_WORDS).enumerate() {
+                let (quads, rest) = out.split_at_mut(GROUP / 4);
+                for (w, out) in quads.iter_mut().enumerate() {
+                    for t in 0..MT {
+                        out[t] = words[t][8 * g + w];
                     }
-                    let sum = |fours: &[i32]| fours[0] + fours[1] + fours[2] + fours[3];
-                    let halves = |x: &[i32; LANES]| [sum(&x[8 * g..][..4]), sum(&x[8 * g + 4..][..4])];
-                    let ([first, second], [a, b]) = (halves(&fours), halves(&twos));
-                    out[8 * mt + t] = q.scale[g].to_bits().cast_signed();
-                    let sums = [(first + second, a + b), (first, a), (second, b)];
+                }
+                let [first, second] = [sixteen(fours, 2 * g), sixteen(fours, 2 * g + 1)];
+                let [a, b] = [sixteen(twos, 2 * g), sixteen(twos, 2 * g + 1)];
+                for t in 0..MT {
+                    rest[0][t] = scales[g][t].to_bits().cast_signed();
+                    let sums = [(first[t] + second[t], a[t] + b[t]), (first[t], a[t]), (second[t], b[t])];
                     for (i, (sum, two)) in sums.into_iter().enumerate() {
-                        out[(9 + i) * mt + t] = (-q.scale[g] * sum as f32).to_bits().cast_signed();
-                        out[(12 + i) * mt + t] = match S::NARROW_SUMS {
+                        rest[1 + i][t] = (-scales[g][t] * sum as f32).to_bits().cast_signed();
+                        rest[4 + i][t] = match S::NARROW_SUMS {
                             true => (two - sum) << 16 | -two & 0xffff,
                             false => -128 * sum,
                         };
@@ -139,6 +170,16 @@ impl Kernel for QuantizeTile<'_> {
             }
         }
     }
+}
+
+/// Of each token the sum of the `i`th four.
+#[inline(always)]
+fn sixteen<const MT: usize>(fours: &[[i32; LANES]; MT], i: usize) -> [i32; MT] {
+    let mut sums = [0; MT];
+    for (sum, fours) in sums.iter_mut().zip(fours) {
+        *sum = fours[4 * i] + fours[4 * i + 1] + fours[4 * i + 2] + fours[4 * i + 3];
+    }
+    sums
 }
 
 /// Rounds a tile of tokens to bfloat16, in pairs of columns: token by token, or, in [`Layout::Pairs`], for each 32
@@ -165,20 +206,72 @@ impl Kernel for PairTile<'_> {
                 }
                 _ => (t * row, 1, GROUP / 2),
             };
-            let x = x.get(t * cols..(t + 1) * cols);
+            let x = x.get(t * cols..(t + 1) * cols).unwrap_or_default();
+            let rest = rest(x);
             for i in 0..stripes(cols) {
-                let mut padded = [0.0; STRIPE];
-                let stripe = match x {
-                    Some(x) => stripe_at(x, i, &mut padded),
-                    None => &padded,
-                };
-                let (lanes, _) = stripe.as_chunks::<LANES>();
-                for g in 0..STRIPE / GROUP {
-                    let mut words = [0; LANES];
-                    s.store_i32(s.to_bf16(s.load(&lanes[2 * g]), s.load(&lanes[2 * g + 1])), &mut words);
+                for (g, words) in pairs(s, stripe_at(x, i, &rest)).0.into_iter().enumerate() {
                     let out = &mut out[first + (i * (STRIPE / GROUP) + g) * group..];
                     for (out, word) in out.iter_mut().step_by(width).zip(words) {
                         *out = word;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A stripe rounded to bfloat16, pairs of columns.
+#[inline(always)]
+fn pairs<S: Simd>(s: S, stripe: &[f32; STRIPE]) -> Aligned<[[i32; LANES]; STRIPE / GROUP]> {
+    let (lanes, _) = stripe.as_chunks::<LANES>();
+    let mut words = Aligned([[0; LANES]; STRIPE / GROUP]);
+    for (g, words) in words.0.iter_mut().enumerate() {
+        s.store_i32(s.to_bf16(s.load(&lanes[2 * g]), s.load(&lanes[2 * g + 1])), words);
+    }
+    words
+}
+
+/// Lays `T` tokens side by side, word by word: as they are, or rounded to bfloat16.
+pub(crate) struct Columns<'a, const T: usize> {
+    /// `[token][cols]`
+    pub x: &'a [f32],
+    pub cols: usize,
+    pub rounded: bool,
+    pub out: &'a mut [i32],
+}
+
+impl<const T: usize> Kernel for Columns<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let Columns { x, cols, rounded, out } = self;
+        assert_eq!(x.len(), T * cols, "{T} tokens");
+        let (mut tokens, mut rests) = ([[].as_slice(); T], Aligned([[0.0; STRIPE]; T]));
+        for ((token, rest_of), x) in tokens.iter_mut().zip(&mut rests.0).zip(x.chunks_exact(cols.max(1))) {
+            (*token, *rest_of) = (x, rest(x));
+        }
+        let (out, _) = out.as_chunks_mut::<T>();
+        if rounded {
+            for (i, out) in out.chunks_exact_mut(STRIPE / 2).enumerate() {
+                let mut words = Aligned([[[0; LANES]; STRIPE / GROUP]; T]);
+                for t in 0..T {
+                    words.0[t] = pairs(s, stripe_at(tokens[t], i, &rests.0[t])).0;
+                }
+                for (w, out) in out.iter_mut().enumerate() {
+                    for t in 0..T {
+                        out[t] = words.0[t][w / LANES][w % LANES];
+                    }
+                }
+            }
+        } else {
+            for (i, out) in out.chunks_mut(STRIPE).enumerate() {
+                let mut stripes = [&[0.0; STRIPE]; T];
+                for t in 0..T {
+                    stripes[t] = stripe_at(tokens[t], i, &rests.0[t]);
+                }
+                for (i, out) in out.iter_mut().enumerate() {
+                    for t in 0..T {
+                        out[t] = stripes[t][i].to_bits().cast_signed();
                     }
                 }
             }

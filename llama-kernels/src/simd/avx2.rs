@@ -5,6 +5,7 @@ use super::{Kernel, LANES, Need, STRIPE, Simd, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
+use crate::ops::floats::{Floats, Words};
 use crate::ops::pack::{Coming, Integers};
 use crate::ops::{self, gemm};
 use core::arch::x86_64::*;
@@ -171,7 +172,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         if job.acts.tokens < Self::PANELS_FROM {
             gemm::float::<Self, B, { dots::ROWS }, { dots::TOKENS }>(self, job);
         } else {
-            ops::floats::product::<Self, B, 1>(self, job);
+            ops::floats::product::<Self, Floats<B>, 1>(self, job);
         }
     }
 
@@ -180,6 +181,11 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         // Into the second level: so far ahead, lines for the first would push out what is used now.
         // SAFETY: a prefetch has no effect but on caches, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_to_write(self, p: *const u8) {
+        x86::prefetch_to_write(p);
     }
 
     #[inline(always)]
@@ -602,17 +608,17 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn float_panel<const P: usize, const T: usize>(
+    fn float_panel<W: Words, const P: usize, const T: usize>(
         self,
         panels: [&[[u8; STRIPE]]; P],
-        x: &[f32],
+        x: &[i32],
         c: [&mut [[f32; LANES]]; P],
     ) {
         for (panel, c) in panels.into_iter().zip(c) {
-            match T {
-                6 => avx2! { floats::six(panel, x, c) },
-                5 => avx2! { floats::five(panel, x, c) },
-                _ => ops::floats::panel::<Self, 1, T>(self, [panel], x, [c]),
+            match (W::COLS, T) {
+                (1, 6) => avx2! { floats::six(panel, x, c) },
+                (1, 5) => avx2! { floats::five(panel, x, c) },
+                _ => ops::floats::panel::<Self, W, 1, T>(self, [panel], x, [c]),
             }
         }
     }

@@ -134,6 +134,10 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn prefetch(self, _p: *const u8) {}
 
+    /// Asks for a line that is soon written to, likewise.
+    #[inline(always)]
+    fn prefetch_to_write(self, _p: *const u8) {}
+
     // Sixteen floats.
 
     /// All lanes `x`.
@@ -415,20 +419,23 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         dots::floats(self, w, x, ahead)
     }
 
-    /// Adds to `c`, `[token][row]` of each, the products of `P` panels, a column of sixteen rows in `f32` a line, with the
-    /// columns of `T` tokens, side by side in `x`. A sum's columns are added in their order.
+    /// Adds to `c`, `[token][row]` of each, the products of `P` panels, a [word](floats::Words) of sixteen rows a line, with
+    /// the words of `T` tokens, side by side in `x`. A sum's columns are added in their order.
     #[inline(always)]
-    fn float_panel<const P: usize, const T: usize>(
+    fn float_panel<W: floats::Words, const P: usize, const T: usize>(
         self,
         panels: [&[[u8; STRIPE]]; P],
-        x: &[f32],
+        x: &[i32],
         c: [&mut [[f32; LANES]]; P],
     ) {
-        floats::panel::<Self, P, T>(self, panels, x, c);
+        floats::panel::<Self, W, P, T>(self, panels, x, c);
     }
 
     /// How many tokens it takes for products of floats to go through panels.
     const PANELS_FROM: usize = usize::MAX;
+
+    /// The same for products of bfloat16 weights with activations rounded to it.
+    const PAIR_PANELS_FROM: usize = usize::MAX;
 
     /// The power of two that [`dot_signed`](Self::dot_signed) adds to signed weights, where the ISA
     /// multiplies unsigned bytes only; the drivers take its share off again.

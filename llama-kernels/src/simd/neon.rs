@@ -188,6 +188,12 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
     }
 
     #[inline(always)]
+    fn prefetch_to_write(self, p: *const u8) {
+        // SAFETY: as above.
+        unsafe { asm!("prfm pstl1keep, [{}]", in(reg) p, options(readonly, nostack, preserves_flags)) }
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         neon! { [vdupq_n_f32(x); 4] }
     }

@@ -48,7 +48,7 @@ macro_rules! floats {
         /// [`Simd::float_panel`] for so many tokens.
         #[target_feature(enable = "avx2,fma")]
         #[inline]
-        pub(super) fn $name(panel: &[[u8; STRIPE]], x: &[f32], c: &mut [[f32; LANES]]) {
+        pub(super) fn $name(panel: &[[u8; STRIPE]], x: &[i32], c: &mut [[f32; LANES]]) {
             let c: &mut [[f32; LANES]; $tokens] = c.first_chunk_mut().expect("room for a tile");
             assert!(x.len() >= $tokens * panel.len(), "a column of each token for each line");
             let (r, p) = (panel.as_ptr(), x.as_ptr());
