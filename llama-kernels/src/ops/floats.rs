@@ -16,7 +16,9 @@
 //! first-level cache while all tiles pass, and the hardware finds the next tile. (Asking for it there took a seventh of
 //! the time; one panel at a time was slower than [`super::dots`] on Zen 4.) That engine reads what a tile of it needs,
 //! 64 KiB, from the second level for each four rows; in panels, F16 runs at 114 to 120 of 138 multiplications a nanosecond
-//! (one Zen 5 core, 512 tokens; 1.15 times as fast as there), F32 at 112 to 119 (1.47 to 1.49 times).
+//! (one Zen 5 core, 512 tokens; 1.15 times as fast as there), F32 at 112 to 119 (1.47 to 1.49 times). On Zen 4, whose
+//! multiplications take twice as long, F16 and F32 gain nothing, and pairs of bfloat16 1.01 to 1.09 with 512 tokens (two
+//! cores 1.02 to 1.14; 0.91 to 1.04 with 128): 93 to 98 of 118.
 //!
 //! On AVX2 there are few registers, and a tile of the other engine ([`super::dots`]) is so small that its
 //! weights, read from the second-level cache for each three tokens, and its activations, from the last level for each 64

@@ -3,7 +3,7 @@
 //! Weights are the A operand: a tile row is 32 consecutive weights of one row, so that unpacking needs
 //! no transposition. Activations are B, in [`Layout::Pairs`](crate::acts::Layout::Pairs), rounded once per
 //! batch. There is no scaling per group: weights are unpacked to bfloat16 with their scale applied, in
-//! one rounding of the exact value.
+//! one rounding of the exact value (where it is a product; a minimum's difference is rounded to `f32` first).
 //!
 //! ```text
 //! for each block of 128 rows:                        (dealt out to workers by `cpu`)
@@ -177,7 +177,7 @@ fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[
     let (mut scale, mut min) = ([0.0; LANES], [0.0; LANES]);
     Of::<B>::each16(s, w.scale, &mut scale);
     let scale = s.load(&scale);
-    // value = scale * q + offset, exactly as far as one rounding allows
+    // value = scale * q + offset, in one multiply-add
     let zero = Less::<B>::ZERO.map_or(0.0, |zero| (1u32 << zero) as f32);
     let mut offset = s.mul(scale, s.splat(-zero));
     if Less::<B>::MINS {
