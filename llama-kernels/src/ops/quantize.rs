@@ -150,8 +150,8 @@ impl<const MT: usize> Kernel for Whole<'_, MT> {
             for (g, out) in out.chunks_exact_mut(TILE_WORDS).enumerate() {
                 let (quads, rest) = out.split_at_mut(GROUP / 4);
                 for (w, out) in quads.iter_mut().enumerate() {
-                    for t in 0..MT {
-                        out[t] = words[t][8 * g + w];
+                    for (out, words) in out.iter_mut().zip(words.iter()) {
+                        *out = words[8 * g + w];
                     }
                 }
                 let [first, second] = [sixteen(fours, 2 * g), sixteen(fours, 2 * g + 1)];
@@ -254,24 +254,24 @@ impl<const T: usize> Kernel for Columns<'_, T> {
         if rounded {
             for (i, out) in out.chunks_exact_mut(STRIPE / 2).enumerate() {
                 let mut words = Aligned([[[0; LANES]; STRIPE / GROUP]; T]);
-                for t in 0..T {
-                    words.0[t] = pairs(s, stripe_at(tokens[t], i, &rests.0[t])).0;
+                for ((words, token), rest) in words.0.iter_mut().zip(tokens).zip(&rests.0) {
+                    *words = pairs(s, stripe_at(token, i, rest)).0;
                 }
                 for (w, out) in out.iter_mut().enumerate() {
-                    for t in 0..T {
-                        out[t] = words.0[t][w / LANES][w % LANES];
+                    for (out, words) in out.iter_mut().zip(&words.0) {
+                        *out = words[w / LANES][w % LANES];
                     }
                 }
             }
         } else {
             for (i, out) in out.chunks_mut(STRIPE).enumerate() {
                 let mut stripes = [&[0.0; STRIPE]; T];
-                for t in 0..T {
-                    stripes[t] = stripe_at(tokens[t], i, &rests.0[t]);
+                for ((stripe, token), rest) in stripes.iter_mut().zip(tokens).zip(&rests.0) {
+                    *stripe = stripe_at(token, i, rest);
                 }
                 for (i, out) in out.iter_mut().enumerate() {
-                    for t in 0..T {
-                        out[t] = stripes[t][i].to_bits().cast_signed();
+                    for (out, stripe) in out.iter_mut().zip(&stripes) {
+                        *out = stripe[i].to_bits().cast_signed();
                     }
                 }
             }

@@ -419,7 +419,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         dots::floats(self, w, x, ahead)
     }
 
-    /// Adds to `c`, `[token][row]` of each, the products of `P` panels, a [word](floats::Words) of sixteen rows a line, with
+    /// Adds to `c`, `[token][row]` of each, the products of `P` panels, a word (`ops::floats::Words`) of sixteen rows a line, with
     /// the words of `T` tokens, side by side in `x`. A sum's columns are added in their order.
     #[inline(always)]
     fn float_panel<W: floats::Words, const P: usize, const T: usize>(
