@@ -79,6 +79,7 @@ pub trait Words: 'static {
 }
 
 /// Columns of any format in `f32`.
+#[allow(dead_code, reason = "not every architecture multiplies floats so")]
 pub(crate) struct Floats<B>(PhantomData<B>);
 
 impl<B: FloatBlock> Words for Floats<B> {
