@@ -226,8 +226,20 @@ fn products_agree_in_every_shape() {
     products(a_fifth);
 }
 
+/// So many tokens that floats of every kind go through panels, wherever they do.
+#[test]
+fn floats_times_a_long_prompt_agree() {
+    products_of(&[Format::F32, Format::F16, Format::BF16], |_| {
+        [35, 1061].map(|cols| Shape { rows: 33, cols, tokens: 259 }).to_vec()
+    });
+}
+
 fn products(shapes: fn(Format) -> Vec<Shape>) {
-    each(Format::ALL, |format| {
+    products_of(Format::ALL, shapes);
+}
+
+fn products_of(formats: &[Format], shapes: fn(Format) -> Vec<Shape>) {
+    each(formats, |format| {
         let mut data = Data::new(1);
         for shape @ Shape { rows, cols, tokens } in shapes(format) {
             let weights = [data.weights(format, rows, cols), data.weights(format, rows, cols)];
