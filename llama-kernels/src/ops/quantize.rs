@@ -38,9 +38,18 @@ fn rest(x: &[f32]) -> [f32; STRIPE] {
     padded
 }
 
+/// The tokens of `x`, rows of `cols`, and their [`rest`]s; those that are missing are empty.
+#[inline(always)]
+fn split<const N: usize>(x: &[f32], cols: usize) -> ([&[f32]; N], Aligned<[[f32; STRIPE]; N]>) {
+    let (mut tokens, mut rests) = ([[].as_slice(); N], Aligned([[0.0; STRIPE]; N]));
+    for ((token, rest_of), x) in tokens.iter_mut().zip(&mut rests.0).zip(x.chunks_exact(cols.max(1))) {
+        (*token, *rest_of) = (x, rest(x));
+    }
+    (tokens, rests)
+}
+
 /// The `i`th stripe of `x`, or its [`rest`]. (A closure called for each stripe would not always be inlined, and then each
-/// intrinsic would be a call. Zeroes for each stripe that may need them, in lines that the stack's cross, were a quarter of the
-/// time.)
+/// intrinsic would be a call. Room for a padded copy, zeroed anew for each stripe, took a quarter of the time.)
 #[inline(always)]
 fn stripe_at<'a>(x: &'a [f32], i: usize, rest: &'a [f32; STRIPE]) -> &'a [f32; STRIPE] {
     x.get(i * STRIPE..).and_then(<[f32]>::first_chunk).unwrap_or(rest)
@@ -126,10 +135,7 @@ impl<const MT: usize> Kernel for Whole<'_, MT> {
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         let QuantizeTile { x, cols, out, .. } = self.0;
-        let (mut tokens, mut rests) = ([[].as_slice(); MT], Aligned([[0.0; STRIPE]; MT]));
-        for ((token, rest_of), x) in tokens.iter_mut().zip(&mut rests.0).zip(x.chunks_exact(cols.max(1))) {
-            (*token, *rest_of) = (x, rest(x));
-        }
+        let (tokens, rests) = split::<MT>(x, cols);
         let mut room = Aligned([[[0; LANES]; MT]; 3]);
         let [words, fours, twos] = &mut room.0;
         let (out, _) = out.as_chunks_mut::<MT>();
@@ -246,10 +252,7 @@ impl<const T: usize> Kernel for Columns<'_, T> {
     fn call<S: Simd>(self, s: S) {
         let Columns { x, cols, rounded, out } = self;
         assert_eq!(x.len(), T * cols, "{T} tokens");
-        let (mut tokens, mut rests) = ([[].as_slice(); T], Aligned([[0.0; STRIPE]; T]));
-        for ((token, rest_of), x) in tokens.iter_mut().zip(&mut rests.0).zip(x.chunks_exact(cols.max(1))) {
-            (*token, *rest_of) = (x, rest(x));
-        }
+        let (tokens, rests) = split::<T>(x, cols);
         let (out, _) = out.as_chunks_mut::<T>();
         if rounded {
             for (i, out) in out.chunks_exact_mut(STRIPE / 2).enumerate() {

@@ -52,8 +52,8 @@ pub(super) fn permute(a: __m256, index: __m256i) -> __m256 {
     out
 }
 
-/// Asks for a line, to be written. (The intrinsic is one to be read where a feature is not enabled that CPUs without it
-/// do not stumble over.)
+/// Asks for a line that is soon written to. (Unless a feature is enabled, the intrinsic asks for it to be read; CPUs
+/// without that feature take the instruction for none.)
 #[inline(always)]
 pub(super) fn prefetch_to_write(p: *const u8) {
     // SAFETY: no effect but on caches, whatever the address.
