@@ -74,7 +74,7 @@ impl Attention<'_, '_> {
     ) -> &'r [[f32; LANES]] {
         let KvShape { key_dim: dim, key_type, .. } = *self.kv.shape();
         let lines = key_type.padded(dim) / LANES;
-        let scale = 1.0 / (dim as f32).sqrt();
+        let scale = std::f32::consts::LOG2_E / (dim as f32).sqrt();
         let queries = queries.room(tokens.len() * self.group * lines);
         visible.clear();
         hidden.clear();

@@ -7,10 +7,13 @@
 //! for each tile:
 //!   widen its keys to floats: [16 positions][feature]
 //!   scores[row][position] = q[row] . keys        for the rows that see any of it
-//!   weights = exp(scores - m)                    m: the row's running maximum
+//!   weights = 2^(scores - m)                     m: about the row's running maximum
 //!   widen its values: [16 features][position]
-//!   sum[row][feature] = sum * e^(old m - m) + weights[row] . values
+//!   sum[row][feature] = sum * 2^(old m - m) + weights[row] . values
 //! ```
+//!
+//! Queries come multiplied by `log2(e)`, and all exponentials are powers of two. The maximum need not be the last one: it
+//! is brought up to the scores only when they are [far above](SLACK) it.
 //!
 //! Both products are the same small matrix product, of rows by registers: a block of accumulators, one
 //! operand broadcast, the other read from end to end, no horizontal sums. The cache's type is nobody's
@@ -33,7 +36,7 @@
 use super::cache;
 use crate::buffer::Buffer;
 use crate::kv::KvShape;
-use crate::simd::{Kernel, LANES, Simd, exp::exp};
+use crate::simd::{Kernel, LANES, Simd, exp::exp2};
 use std::array::from_fn;
 use std::ops::Range;
 
@@ -43,6 +46,9 @@ pub(crate) const CHUNK: usize = 512;
 const FEW: usize = 32;
 /// Positions in a tile.
 const TILE: usize = 64;
+/// How far, in powers of two, scores may be above what weights are relative to before that is brought up to them: weights
+/// are up to 256 then, of which sums have room for any number, and there are hardly any older sums to be rescaled.
+const SLACK: f32 = 8.0;
 /// Registers of a row of scores.
 const TILE_LINES: usize = TILE / LANES;
 
@@ -79,7 +85,7 @@ impl Scratch {
 
 /// Query rows against one chunk of positions.
 pub(crate) struct Attend<'a> {
-    /// The rows' queries, scaled by `1 / sqrt(d)`, and padded as the keys are: `rows x lines of a key`.
+    /// The rows' queries, scaled by `log2(e) / sqrt(d)`, and padded as the keys are: `rows x lines of a key`.
     pub queries: &'a [[f32; LANES]],
     /// The end of the positions that each row sees, ascending.
     pub visible: &'a [usize],
@@ -129,19 +135,19 @@ impl Kernel for Attend<'_> {
             if rows <= FEW {
                 let mut row = first;
                 while row < end {
+                    let queries = &queries[row * features / LANES..];
                     let rows = Rows {
-                        queries: &queries[row * features / LANES..],
                         visible: &visible[row..],
                         hidden: &hidden[row..],
                         scores: &mut scores[row * TILE_LINES..],
                         records: &mut out[(row - first) * record..],
                     };
                     row += match end - row {
-                        8.. if S::REGISTERS >= 32 => s.run(Few::<8, 2, 1>(&tile, rows)),
-                        4.. if S::REGISTERS >= 32 => s.run(Few::<4, 4, 1>(&tile, rows)),
-                        4.. if S::REGISTERS >= 8 => s.run(Few::<4, 1, 1>(&tile, rows)),
-                        2.. => s.run(Few::<2, 2, 2>(&tile, rows)),
-                        _ => s.run(Few::<1, 4, 4>(&tile, rows)),
+                        8.. if S::REGISTERS >= 32 => s.run(Few::<8, 2, 1>(&tile, queries, rows)),
+                        4.. if S::REGISTERS >= 32 => s.run(Few::<4, 4, 1>(&tile, queries, rows)),
+                        4.. if S::REGISTERS >= 8 => s.run(Few::<4, 1, 1>(&tile, queries, rows)),
+                        2.. => s.run(Few::<2, 2, 2>(&tile, queries, rows)),
+                        _ => s.run(Few::<1, 4, 4>(&tile, queries, rows)),
                     };
                 }
                 continue;
@@ -163,10 +169,28 @@ impl Kernel for Attend<'_> {
             };
             s.run(Multiply::<false> { product, c: &mut scores[first * TILE_LINES..], factors: &[] });
 
-            for row in first..end {
-                let scores = &mut scores[row * TILE_LINES..][..blocks];
-                tile.hide(scores, visible[row], hidden[row]);
-                factors[row] = weigh(s, scores, state(out, row - first, record));
+            let mut row = first;
+            while row < end {
+                let rows = &mut Rows {
+                    visible: &visible[row..],
+                    hidden: &hidden[row..],
+                    scores: &mut scores[row * TILE_LINES..],
+                    records: &mut out[(row - first) * record..],
+                };
+                row += match (end - row, &mut factors[row..]) {
+                    (4.., [a, b, c, d, ..]) if S::REGISTERS >= 32 => {
+                        [*a, *b, *c, *d] = weigh::<S, 4>(s, &tile, rows, record);
+                        4
+                    }
+                    (2.., [a, b, ..]) => {
+                        [*a, *b] = weigh::<S, 2>(s, &tile, rows, record);
+                        2
+                    }
+                    (_, factors) => {
+                        [factors[0]] = weigh::<S, 1>(s, &tile, rows, record);
+                        1
+                    }
+                };
             }
 
             for (i, block) in value_blocks().skip(first_block).take(blocks).enumerate() {
@@ -207,19 +231,18 @@ impl Tile<'_> {
 
 /// A tile for the first `R` rows, all of which see any of it, with `C` registers of each sum of values and the
 /// scores of `N` blocks at a time. Yields `R`.
-struct Few<'a, const R: usize, const C: usize, const N: usize>(&'a Tile<'a>, Rows<'a>);
+struct Few<'a, const R: usize, const C: usize, const N: usize>(&'a Tile<'a>, &'a [[f32; LANES]], Rows<'a>);
 
 impl<const R: usize, const C: usize, const N: usize> Kernel for Few<'_, R, C, N> {
     type Out = usize;
     #[inline(always)]
     fn call<S: Simd>(self, s: S) -> usize {
-        few::<S, R, C, N>(s, self.0, self.1)
+        few::<S, R, C, N>(s, self.0, self.1.as_flattened(), self.2)
     }
 }
 
-/// Rows for [`Few`], as many as it takes or more.
+/// Some rows of a tile, or more.
 struct Rows<'a> {
-    queries: &'a [[f32; LANES]],
     visible: &'a [usize],
     hidden: &'a [usize],
     /// [`TILE_LINES`] for each.
@@ -232,13 +255,13 @@ struct Rows<'a> {
 fn few<S: Simd, const R: usize, const C: usize, const N: usize>(
     s: S,
     tile: &Tile<'_>,
-    rows: Rows<'_>,
+    queries: &[f32],
+    mut rows: Rows<'_>,
 ) -> usize {
     let Tile { cache: KvHead { keys, values, shape }, ref positions } = *tile;
-    let Rows { queries, visible, hidden, scores, records } = rows;
     let (features, record) = (shape.key_type.padded(shape.key_dim), lines(shape.value_dim));
     let (first_block, blocks) = (positions.start / LANES, positions.len().div_ceil(LANES));
-    let queries: [&[f32]; R] = from_fn(|r| &queries.as_flattened()[r * features..][..features]);
+    let queries: [&[f32]; R] = from_fn(|r| &queries[r * features..][..features]);
     for first in (0..blocks).step_by(N) {
         // The last block in place of those that are not there: its scores come out once more.
         let at: [usize; N] = from_fn(|n| blocks.min(first + n + 1) - 1);
@@ -246,24 +269,16 @@ fn few<S: Simd, const R: usize, const C: usize, const N: usize>(
         let lines = cache::scores(s, shape.key_type, lines, queries);
         for r in 0..R {
             for n in 0..N {
-                s.store(lines[r][n], &mut scores[r * TILE_LINES + at[n]]);
+                s.store(lines[r][n], &mut rows.scores[r * TILE_LINES + at[n]]);
             }
         }
     }
-    let mut factors = [0.0; R];
-    for r in 0..R {
-        let scores = &mut scores[r * TILE_LINES..][..blocks];
-        tile.hide(scores, visible[r], hidden[r]);
-        factors[r] = raise(s, scores, state(records, r, record));
-    }
-    // Register by register, all rows for each: exponentials of different rows do not wait for each other.
-    for i in 0..blocks {
-        for r in 0..R {
-            exponentiate(s, &mut scores[r * TILE_LINES + i], state(records, r, record));
-        }
-    }
+    let factors = weigh::<S, R>(s, tile, &mut rows, record);
+    let Rows { scores, records, .. } = rows;
     let mut sums = cache::Sums { sums: records, stride: record, lines: record - 2 };
-    sums.scale(s, factors);
+    if factors != [1.0; R] {
+        sums.scale(s, factors);
+    }
     // A single row's token takes 9 % longer by the tile than by its blocks, as they lie. Four rows have few registers
     // of sums at a time, and fetch and put back those of a tile once in place of four times.
     let (part, block) = (if R >= 4 { TILE } else { LANES }, shape.value_block());
@@ -371,7 +386,12 @@ impl Product<'_> {
             for r in 0..R {
                 let c = &c[(row + r) * self.c_stride + line..][..C];
                 for j in 0..C {
-                    acc[r][j] = s.mul(s.load(&c[j]), s.splat(factors[row + r]));
+                    acc[r][j] = s.load(&c[j]);
+                }
+                if factors[row + r] != 1.0 {
+                    for acc in &mut acc[r] {
+                        *acc = s.mul(*acc, s.splat(factors[row + r]));
+                    }
                 }
             }
         }
@@ -398,38 +418,41 @@ impl Product<'_> {
     }
 }
 
-/// Turns a tile's scores into weights relative to the running maximum, which it updates with the
-/// running sums. Yields the factor that brings older sums to the new maximum.
+/// Turns a tile's scores of the first `R` rows into weights relative to their maxima, and brings those and the sums of
+/// weights up to date. Yields the factors that bring older sums to new maxima.
 #[inline(always)]
-fn weigh<S: Simd>(s: S, scores: &mut [[f32; LANES]], state: &mut [[f32; LANES]; 2]) -> f32 {
-    let factor = raise(s, scores, state);
-    for x in scores {
-        exponentiate(s, x, state);
+fn weigh<S: Simd, const R: usize>(s: S, tile: &Tile<'_>, rows: &mut Rows<'_>, record: usize) -> [f32; R] {
+    let blocks = tile.positions.len().div_ceil(LANES);
+    let (mut maxima, mut sums, mut factors) = ([s.splat(0.0); R], [s.splat(0.0); R], [1.0; R]);
+    for r in 0..R {
+        let scores = &mut rows.scores[r * TILE_LINES..][..blocks];
+        tile.hide(scores, rows.visible[r], rows.hidden[r]);
+        let mut largest = s.splat(f32::NEG_INFINITY);
+        for x in scores {
+            largest = s.max(s.load(x), largest);
+        }
+        let [m, sum] = state(rows.records, r, record);
+        (maxima[r], sums[r]) = (s.splat(m[0]), s.load(sum));
+        if s.any_above(largest, s.add(maxima[r], s.splat(SLACK))) {
+            let new = m[0].max(s.max_lane(largest));
+            factors[r] = rescale(m[0], new);
+            (maxima[r], sums[r]) = (s.splat(new), s.mul(sums[r], s.splat(factors[r])));
+            m[0] = new;
+        }
     }
-    factor
-}
-
-/// Raises the running maximum to that of a tile's scores, and brings the sum of weights to it. Yields the factor
-/// that does.
-#[inline(always)]
-fn raise<S: Simd>(s: S, scores: &[[f32; LANES]], [m, sum]: &mut [[f32; LANES]; 2]) -> f32 {
-    let mut largest = s.splat(f32::NEG_INFINITY);
-    for x in scores {
-        largest = s.max(s.load(x), largest);
+    // Register by register, all rows for each: exponentials of different rows do not wait for each other.
+    for i in 0..blocks {
+        for r in 0..R {
+            let x = &mut rows.scores[r * TILE_LINES + i];
+            let weights = exp2(s, s.sub(s.load(x), maxima[r]));
+            s.store(weights, x);
+            sums[r] = s.add(sums[r], weights);
+        }
     }
-    let new = m[0].max(s.max_lane(largest));
-    let factor = rescale(m[0], new);
-    s.store(s.mul(s.load(sum), s.splat(factor)), sum);
-    m[0] = new;
-    factor
-}
-
-/// Turns sixteen scores into weights relative to the maximum, and adds them to their sum.
-#[inline(always)]
-fn exponentiate<S: Simd>(s: S, x: &mut [f32; LANES], [m, sum]: &mut [[f32; LANES]; 2]) {
-    let weights = exp(s, s.sub(s.load(x), s.splat(m[0])));
-    s.store(weights, x);
-    s.store(s.add(s.load(sum), weights), sum);
+    for r in 0..R {
+        s.store(sums[r], &mut state(rows.records, r, record)[1]);
+    }
+    factors
 }
 
 /// What sums relative to the maximum `m` are worth relative to a new one.
@@ -440,7 +463,7 @@ fn rescale(m: f32, new: f32) -> f32 {
     } else if m == f32::NEG_INFINITY {
         0.0
     } else {
-        (m - new).exp()
+        (m - new).exp2()
     }
 }
 

@@ -249,6 +249,14 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         fold!(a, _mm256_max_ps, _mm_max_ps, _mm_max_ss)
     }
     #[inline(always)]
+    fn any_above(self, a: Self::F, b: Self::F) -> bool {
+        avx2! {
+            let low = _mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0]);
+            let high = _mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1]);
+            _mm256_movemask_ps(_mm256_or_ps(low, high)) != 0
+        }
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::F {
         avx2! {
             let p = x.as_ptr().cast::<__m128i>();

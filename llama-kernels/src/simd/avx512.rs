@@ -312,6 +312,10 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         fold!(a, _mm256_max_ps, _mm_max_ps, _mm_max_ss)
     }
     #[inline(always)]
+    fn any_above(self, a: Self::F, b: Self::F) -> bool {
+        avx512! { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) != 0 }
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::F {
         avx512! { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
     }

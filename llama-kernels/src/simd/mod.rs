@@ -177,6 +177,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     }
     /// The largest lane.
     fn max_lane(self, a: Self::F) -> f32;
+    /// Whether any lane of `a` is larger than that of `b`.
+    fn any_above(self, a: Self::F, b: Self::F) -> bool;
     /// Sixteen half-precision numbers, little-endian.
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::F;
     /// Rounds to half precision, to nearest even.

@@ -260,6 +260,14 @@ unsafe impl<const LEVEL: u32> Simd for Neon<LEVEL> {
         }
     }
     #[inline(always)]
+    fn any_above(self, a: Self::F, b: Self::F) -> bool {
+        neon! {
+            let low = vorrq_u32(vcgtq_f32(a[0], b[0]), vcgtq_f32(a[1], b[1]));
+            let high = vorrq_u32(vcgtq_f32(a[2], b[2]), vcgtq_f32(a[3], b[3]));
+            vmaxvq_u32(vorrq_u32(low, high)) != 0
+        }
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::F {
         let (x, _) = x.as_chunks::<8>();
         each!(i => widen_f16(vreinterpret_u16_u8(vld1_u8(x[i].as_ptr()))))

@@ -118,6 +118,10 @@ unsafe impl Simd for Scalar {
         fold(a, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
+    fn any_above(self, a: Self::F, b: Self::F) -> bool {
+        a.iter().zip(b).any(|(a, b)| *a > b)
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::F {
         from_fn(|i| f16::from_le_bytes([x[2 * i], x[2 * i + 1]]).to_f32())
     }
