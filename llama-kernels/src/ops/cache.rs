@@ -417,6 +417,14 @@ fn ask<S: Simd, T, const R: usize>(s: S, now: &T) {
     }
 }
 
+/// Asks for what lies `ahead` bytes further on than a block.
+#[inline(always)]
+pub(crate) fn ask_ahead<S: Simd>(s: S, block: &[u8], ahead: usize) {
+    for line in (0..block.len()).step_by(LINE) {
+        s.prefetch(block.as_ptr().wrapping_add(ahead + line));
+    }
+}
+
 /// Registers of floats.
 #[inline(always)]
 fn floats<S: Simd, B: FloatBlock>(s: S, block: &[u8], out: &mut [[f32; LANES]]) {
