@@ -119,9 +119,9 @@ pub struct Acts {
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Span16 {
-    /// The bytes in the order of the row.
+    /// The bytes in the order in which they are multiplied.
     pub bytes: [[u8; STRIPE]; SPAN / STRIPE],
-    /// The scale of each 16 columns.
+    /// The scale of each 16 columns, in the order of the lanes that they are multiplied in.
     pub scales: [f32; LANES],
     /// The sum of each 16 columns: the scale times the sum of the bytes.
     pub totals: [f32; LANES],
@@ -131,7 +131,7 @@ pub struct Span16 {
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Span32 {
-    /// The bytes of each 128 columns regrouped: of each 32 the first halves, then the second ones.
+    /// The bytes in the order in which they are multiplied.
     pub bytes: [[u8; STRIPE]; SPAN / STRIPE],
     /// The scale of each 32 columns.
     pub scales: [f32; LANES / 2],

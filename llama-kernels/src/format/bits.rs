@@ -93,6 +93,14 @@ pub(super) fn nibble_halves<S: Simd>(s: S, x: S::I) -> [S::I; 2] {
     [s.and(x, s.splat_u8(15)), s.and(s.shr_halves(x, 4, 4), s.splat_u8(15))]
 }
 
+/// A span's nibbles [arranged](super::Grouping::arrange): two registers of packed ones, each the sixteen bytes of four blocks.
+#[inline(always)]
+pub(super) fn arranged_nibbles<S: Simd>(s: S, [first, last]: [S::I; 2]) -> [S::I; 4] {
+    let [a, b] = s.zip::<8>(first, last);
+    let ([a, c], [b, d]) = (nibble_halves(s, a), nibble_halves(s, b));
+    [a, b, c, d]
+}
+
 /// The bytes of sixteen rows' spans.
 #[inline(always)]
 pub(super) fn spans<'a, B: Block, const N: usize>(rows: &[&'a [B]; LANES]) -> [&'a [u8; N]; LANES] {

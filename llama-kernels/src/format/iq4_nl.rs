@@ -58,6 +58,14 @@ impl IntegerBlock for IQ4_NL {
     }
 
     #[inline(always)]
+    fn arranged<S: Simd>(s: S, span: &[Self]) -> [S::I; 4] {
+        let (blocks, levels) = (bits::eight(span), LEVELS.map(|v| v as u8));
+        let packed = [s.strided::<18>(blocks, 0), s.strided::<18>(blocks, 1)];
+        let [a, b, c, d] = bits::arranged_nibbles(s, packed);
+        [s.lookup(&levels, a), s.lookup(&levels, b), s.lookup(&levels, c), s.lookup(&levels, d)]
+    }
+
+    #[inline(always)]
     fn pack<S: Simd>(s: S, rows: &[&[Self]; LANES], to: &mut Sixteen<'_>) {
         bits::pack_nibbles::<S, Self, { 8 * 18 }>(s, rows, to, Some(&LEVELS.map(|v| v as u8)));
     }

@@ -159,6 +159,13 @@ pub trait IntegerBlock: Block {
     /// [`Grouping`] asks for.
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2];
 
+    /// The integers of a span as few tokens' products want them: [`unpack`](Self::unpack)ed and
+    /// [arranged](Grouping::arrange). Formats whose fields lie side by side arrange them as they are packed.
+    #[inline(always)]
+    fn arranged<S: Simd>(s: S, span: &[Self]) -> [S::I; 4] {
+        Of::<Self>::arrange(s, [Self::unpack(s, span, 0), Self::unpack(s, span, 1)])
+    }
+
     /// A span of sixteen rows into a panel, where the ISA is better at doing so [across](Simd::ACROSS) rows: a format
     /// whose fields lie side by side transposes them as they are packed.
     #[inline(always)]

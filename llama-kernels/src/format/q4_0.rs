@@ -50,6 +50,12 @@ impl IntegerBlock for Q4_0 {
     }
 
     #[inline(always)]
+    fn arranged<S: Simd>(s: S, span: &[Self]) -> [S::I; 4] {
+        let blocks = bits::eight(span);
+        bits::arranged_nibbles(s, [s.strided::<18>(blocks, 0), s.strided::<18>(blocks, 1)])
+    }
+
+    #[inline(always)]
     fn pack<S: Simd>(s: S, rows: &[&[Self]; LANES], to: &mut Sixteen<'_>) {
         bits::pack_nibbles::<S, Self, { 8 * 18 }>(s, rows, to, None);
     }

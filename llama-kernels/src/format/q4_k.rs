@@ -134,6 +134,16 @@ pub(super) fn nibbles<S: Simd>(s: S, q: &[[u8; 32]; 4], pair: usize) -> [S::I; 2
     [s.and(first, s.splat_u8(15)), s.and(second, s.splat_u8(15))]
 }
 
+/// The nibbles of a span, [arranged](super::Grouping::arrange).
+#[inline(always)]
+pub(super) fn arranged<S: Simd>(s: S, q: &[[u8; 32]; 4]) -> [S::I; 4] {
+    let mut all = [s.eights::<0>(q), s.eights::<1>(q), s.eights::<2>(q), s.eights::<3>(q)];
+    for q in &mut all {
+        *q = s.and(s.shr_quarters(*q, [0, 4, 0, 4]), s.splat_u8(15));
+    }
+    all
+}
+
 impl IntegerBlock for Q4_K {
     type Lanes = Lane<4, Of32, Minimum>;
 
@@ -146,6 +156,11 @@ impl IntegerBlock for Q4_K {
     #[inline(always)]
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
         nibbles(s, &span[0].q, pair)
+    }
+
+    #[inline(always)]
+    fn arranged<S: Simd>(s: S, span: &[Self]) -> [S::I; 4] {
+        arranged(s, &span[0].q)
     }
 
     #[inline(always)]

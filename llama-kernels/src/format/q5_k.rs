@@ -81,6 +81,17 @@ impl IntegerBlock for Q5_K {
     }
 
     #[inline(always)]
+    fn arranged<S: Simd>(s: S, span: &[Self]) -> [S::I; 4] {
+        let (mut all, (high, _)) = (q4_k::arranged(s, &span[0].q), span[0].high.as_chunks::<8>());
+        // Of each eight bytes the bit of the group that is multiplied there.
+        let bits = s.words([0, 4, 1, 5, 2, 6, 3, 7].map(|group| 0x0101_0101_0101_0101 << group));
+        for (q, high) in all.iter_mut().zip(high) {
+            *q = s.add_where(*q, s.words([u64::from_le_bytes(*high); 8]), bits, 16);
+        }
+        all
+    }
+
+    #[inline(always)]
     fn pack<S: Simd>(s: S, rows: &[&[Self]; LANES], to: &mut Sixteen<'_>) {
         to.bytes_by_rows::<S, Self>(s, rows);
         q4_k::pack_scales(s, &bits::spans::<Self, 176>(rows), to);

@@ -1,7 +1,7 @@
 //! Products with few tokens: each row is read once, where it lies, and multiplied with all of them.
 //!
 //! A row is a sequence of spans of 256 weights. The scales of a span, sixteen at most, are decoded into one
-//! register and multiplied by the activations' there. The integers are unpacked 128 at a time; each token's dot
+//! register and multiplied by the activations' there. The integers are unpacked 128 at a time, or all at once; each token's dot
 //! products are made in 32-bit integers and added to sixteen float lanes, times their scales, as the format's
 //! [`Grouping`] has it. What is to be subtracted, a minimum or the zero point's share, costs one multiply-add a
 //! span, with the activations' totals. (Starting each dot product at `-zero * sum(x)` instead, in integers, cost
@@ -105,15 +105,26 @@ fn integer_span<S: Simd, B: IntegerBlock, const M: usize>(
     at: usize,
 ) {
     let w = B::scales(s, span);
-    let mut scales = [w.scale; M];
-    for (scale, x) in scales.iter_mut().zip(&x) {
-        *scale = Of::<B>::mul(s, w.scale, Of::<B>::scales(s, &x[at]));
-    }
+    let ordered = Of::<B>::order(s, w.scale);
     if B::Lanes::subtracts::<S>() {
         let min = if B::Lanes::zero::<S>().is_some() { w.scale } else { w.min };
         for (x, sum) in x.iter().zip(&mut sums.mins) {
             *sum = Of::<B>::fma(s, min, Of::<B>::totals(s, &x[at]), *sum);
         }
+    }
+    if S::SPANS {
+        let q = B::arranged(s, span);
+        for (dots, x) in sums.dots.iter_mut().zip(x) {
+            let scale = Of::<B>::mul(s, ordered, Of::<B>::scales(s, &x[at]));
+            let [a, b, c, d] = Of::<B>::bytes(&x[at]);
+            let x = [s.load_bytes(a), s.load_bytes(b), s.load_bytes(c), s.load_bytes(d)];
+            *dots = Of::<B>::accumulate_span::<S, B::Lanes>(s, q, x, scale, *dots);
+        }
+        return;
+    }
+    let mut scales = [ordered; M];
+    for (scale, x) in scales.iter_mut().zip(&x) {
+        *scale = Of::<B>::mul(s, ordered, Of::<B>::scales(s, &x[at]));
     }
     // Not a loop: for some formats and numbers of tokens it would stay one, with its registers in memory.
     half_span::<S, B, M>(s, &mut sums.dots, &scales, span, x, at, 0);

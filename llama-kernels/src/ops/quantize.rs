@@ -3,6 +3,7 @@
 
 use crate::acts::{GROUP, Layout, Span16, Span32, TILE_WORDS, stripes};
 use crate::buffer::Aligned;
+use crate::format::{Grouping, Of16, Of32};
 use crate::simd::{Kernel, LANES, SPAN, STRIPE, Simd};
 
 /// A stripe of activations as bytes.
@@ -80,20 +81,22 @@ impl Kernel for QuantizeRow<'_> {
                 }
             }
             if let Some(span) = self.of16.get_mut(at) {
-                for (out, bytes) in span.bytes.iter_mut().zip(bytes) {
+                let [a, b, c, d] = bytes;
+                for (out, bytes) in span.bytes.iter_mut().zip(Of16::arrange(s, [[a, b], [c, d]])) {
                     s.store_bytes(bytes, out);
                 }
+                let mut each = [0.0; LANES];
                 for (i, sum) in sums.iter().enumerate() {
-                    span.scales[i] = scales[i / 2];
+                    each[i] = scales[i / 2];
                     span.totals[i] = scales[i / 2] * *sum as f32;
                 }
+                s.store(Of16::order(s, s.load(&each)), &mut span.scales);
             }
             if let Some(span) = self.of32.get_mut(at) {
-                for (out, pair) in span.bytes.as_chunks_mut::<2>().0.iter_mut().zip(bytes.as_chunks::<2>().0)
-                {
-                    let [first, second] = s.regroup(pair[0], pair[1]);
-                    s.store_bytes(first, &mut out[0]);
-                    s.store_bytes(second, &mut out[1]);
+                let [a, b, c, d] = bytes;
+                let arranged = Of32::arrange(s, [s.regroup(a, b), s.regroup(c, d)]);
+                for (out, bytes) in span.bytes.iter_mut().zip(arranged) {
+                    s.store_bytes(bytes, out);
                 }
                 for (i, sums) in sums.as_chunks::<2>().0.iter().enumerate() {
                     span.scales[i] = scales[i];

@@ -258,6 +258,32 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     }
     /// Two stripes in the order of the row, regrouped: of each 32 bytes the first half, then the second ones.
     fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2];
+    /// Of each sixteen bytes of both, the first halves, `N` bytes (4 or 8) of each in turns; and the second halves.
+    #[inline(always)]
+    fn zip<const N: usize>(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
+        let mut both = [[0; STRIPE]; 2];
+        self.store_bytes(a, &mut both[0]);
+        self.store_bytes(b, &mut both[1]);
+        [0, 8].map(|half| {
+            let byte = |i: usize| both[i / N % 2][i / 16 * 16 + half + i % 16 / (2 * N) * N + i % N];
+            self.load_bytes(&std::array::from_fn(byte))
+        })
+    }
+    /// The `I`th eight bytes of four rows: of rows 0, 2, 0, 2, 1, 3, 1, 3.
+    #[inline(always)]
+    fn eights<const I: usize>(self, rows: &[[u8; 32]; 4]) -> Self::I {
+        let sixteen = |row: usize| &rows[row].as_chunks::<16>().0[I / 2];
+        let (first, last) = ([0, 0, 1, 1].map(sixteen), [2, 2, 3, 3].map(sixteen));
+        self.zip::<8>(self.quarters(first), self.quarters(last))[I % 2]
+    }
+    /// `x` added to those bytes of `a` where `b` has any of the bits of `c`.
+    #[inline(always)]
+    fn add_where(self, a: Self::I, b: Self::I, c: Self::I, x: u8) -> Self::I {
+        let (mut bytes, mut found) = ([0; STRIPE], [0; STRIPE]);
+        self.store_bytes(a, &mut bytes);
+        self.store_bytes(self.and(b, c), &mut found);
+        self.load_bytes(&std::array::from_fn(|i| bytes[i].wrapping_add(if found[i] == 0 { 0 } else { x })))
+    }
     /// Bitwise and.
     fn and(self, a: Self::I, b: Self::I) -> Self::I;
     /// Bitwise or.
@@ -293,6 +319,15 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn dot_pair<L: Lanes>(self, w: [Self::I; 2], x: [Self::I; 2]) -> Self::I {
         let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
         dot(self, dot(self, self.splat_i32(0), w[0], x[0]), w[1], x[1])
+    }
+
+    /// In each 32-bit lane the sum of sixteen byte products, of lanes as a format has them: four of each pair of
+    /// registers.
+    #[inline(always)]
+    fn dot_span<L: Lanes>(self, w: [Self::I; 4], x: [Self::I; 4]) -> Self::I {
+        let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
+        let acc = dot(self, dot(self, self.splat_i32(0), w[0], x[0]), w[1], x[1]);
+        dot(self, dot(self, acc, w[2], x[2]), w[3], x[3])
     }
 
     /// Eight words of eight bytes.
@@ -332,6 +367,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn splat_f16(self, x: [u8; 2]) -> Self::F;
     /// The lanes of quarter `I`, each four times: what a stripe's sums of four products are multiplied by.
     fn quarter<const I: usize>(self, a: Self::F) -> Self::F;
+    /// The lanes as a square of four by four, its rows and columns exchanged: lanes 0, 4, 8, 12, 1, ...
+    #[inline(always)]
+    fn turn(self, a: Self::F) -> Self::F {
+        let mut lanes = [0.0; LANES];
+        self.store(a, &mut lanes);
+        self.load(&std::array::from_fn(|i| lanes[4 * (i % 4) + i / 4]))
+    }
 
     // The scales of a span, a lane for each 32 weights.
 
@@ -358,6 +400,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn splat8_f16(self, x: [u8; 2]) -> Self::H;
     /// The lanes of half `I`, each four times.
     fn half<const I: usize>(self, a: Self::H) -> Self::F;
+    /// Each lane twice: lanes 0, 0, 4, 4, 1, 1, 5, 5, 2, 2, 6, 6, 3, 3, 7, 7.
+    #[inline(always)]
+    fn twice(self, a: Self::H) -> Self::F {
+        let mut lanes = [0.0; LANES / 2];
+        self.store8(a, &mut lanes);
+        self.load(&std::array::from_fn(|i| lanes[i / 4 + i % 4 / 2 * 4]))
+    }
     /// Eight lanes and eight zeros.
     fn widen8(self, a: Self::H) -> Self::F;
 
@@ -445,6 +494,10 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
 
     /// Whether [`integer_tile`](Self::integer_tile) asks for what comes.
     const ASKS: bool = false;
+
+    /// Whether few tokens are multiplied by a span at once, [arranged](crate::format::Grouping::arrange), and not by one
+    /// half of it after the other.
+    const SPANS: bool = false;
 
     /// Whether panels of integers are unpacked [across](IntegerBlock::pack) sixteen rows, by the formats that can be, and
     /// not row by row.

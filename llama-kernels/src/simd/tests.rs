@@ -152,6 +152,25 @@ impl Kernel for All {
             ),
             ("widen_i8", int(s.widen_i8(&quarter[1]))),
             ("dot_pair, small", int(s.dot_pair::<Lane<6, Of32, Nothing>>([is, is], [ix, iw]))),
+            (
+                "dot_span, small",
+                int(s.dot_span::<Lane<6, Of32, Nothing>>([is, is, is, is], [ix, iw, ix, ix])),
+            ),
+            ("dot_span, smaller", {
+                let five = s.and(is, s.splat_u8(31));
+                int(s.dot_span::<Lane<5, Of32, Nothing>>([five, five, five, five], [ix, iw, ix, ix]))
+            }),
+            ("add_where", int(s.add_where(iw, ix, s.splat_u8(0x24), 16))),
+            ("zip4, first", int(s.zip::<4>(iw, ix)[0])),
+            ("zip4, second", int(s.zip::<4>(iw, ix)[1])),
+            ("eights", {
+                let rows = from_fn(|r| from_fn(|i| w[(7 * r + 3 * i) % STRIPE]));
+                let all =
+                    [s.eights::<0>(&rows), s.eights::<1>(&rows), s.eights::<2>(&rows), s.eights::<3>(&rows)];
+                all.into_iter().flat_map(int).collect()
+            }),
+            ("zip8, first", int(s.zip::<8>(iw, ix)[0])),
+            ("zip8, second", int(s.zip::<8>(iw, ix)[1])),
             ("load8, mul8", eight(s.mul8(s.load8(&a8), s.splat8(b[0])))),
             ("fma8", eight(s.fma8(s.splat8(2.0), s.load8(&a8), s.load8(&b8)))),
             ("floats8_i8", eight(s.floats8_i8(bits))),
@@ -167,12 +186,14 @@ impl Kernel for All {
             ("splat8_f16", eight(s.splat8_f16([halves[0], halves[1]]))),
             ("half 0", float(s.half::<0>(s.load8(&a8)))),
             ("half 1", float(s.half::<1>(s.load8(&a8)))),
+            ("twice", float(s.twice(s.load8(&a8)))),
             ("widen8", float(s.widen8(s.load8(&a8)))),
             ("splat_f16", float(s.splat_f16([halves[0], halves[1]]))),
             ("quarter 0", float(s.quarter::<0>(fa))),
             ("quarter 1", float(s.quarter::<1>(fa))),
             ("quarter 2", float(s.quarter::<2>(fa))),
             ("quarter 3", float(s.quarter::<3>(fa))),
+            ("turn", float(s.turn(fa))),
         ]
     }
 }
