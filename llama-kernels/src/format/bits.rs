@@ -3,7 +3,7 @@
 
 use super::{Block, IntegerBlock};
 use crate::ops::pack::{Sixteen, lanes};
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, STRIPE, Simd};
 
 /// Eight nibbles, the low ones first, as eight bytes.
 #[inline(always)]
@@ -123,18 +123,31 @@ pub(super) fn pack_nibbles<S: Simd, B: IntegerBlock, const N: usize>(
     let bytes = spans::<B, N>(rows);
     for (block, lines) in to.bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         to.next.ask::<S, B>(s, 2 * block..2 * block + 2);
-        let (low, high) = lines.split_at_mut(4);
-        let words = s.fours(&bytes, (block + 1) * (N / 8) - 16);
-        for ((q, low), high) in words.into_iter().zip(low).zip(high) {
-            let mut q = nibble_halves(s, q);
-            if let Some(table) = table {
-                q = [s.lookup(table, q[0]), s.lookup(table, q[1])];
-            }
-            s.store_bytes(lanes::<S, B>(s, q[0]), low);
-            s.store_bytes(lanes::<S, B>(s, q[1]), high);
-        }
+        let (halves, words) = (lines.as_chunks_mut().0, s.fours(&bytes, (block + 1) * (N / 8) - 16));
+        let [low, high] = halves else { unreachable!("eight lines") };
+        store_nibbles::<S, B>(s, &words, table, low, high);
     }
     to.numbers_by_rows::<S, B>(s, rows);
+}
+
+/// The low nibbles of four lines of a panel, and the high ones, or what a table has for them.
+#[inline(always)]
+pub(super) fn store_nibbles<S: Simd, B: IntegerBlock>(
+    s: S,
+    words: &[S::I; 4],
+    table: Option<&[u8; 16]>,
+    low: &mut [[u8; STRIPE]; 4],
+    high: &mut [[u8; STRIPE]; 4],
+) {
+    // By reference: as a loop over values it would not be unrolled, with its registers in memory.
+    for ((&q, low), high) in words.iter().zip(low.iter_mut()).zip(high.iter_mut()) {
+        let mut q = nibble_halves(s, q);
+        if let Some(table) = table {
+            q = [s.lookup(table, q[0]), s.lookup(table, q[1])];
+        }
+        s.store_bytes(lanes::<S, B>(s, q[0]), low);
+        s.store_bytes(lanes::<S, B>(s, q[1]), high);
+    }
 }
 
 /// Each byte of words, a group's scale of sixteen rows, signed, times `d`: a line a group.

@@ -168,18 +168,14 @@ impl IntegerBlock for Q4_K {
         let blocks = bits::spans::<Self, 144>(rows);
         pack_scales(s, &blocks, to);
         for (i, lines) in to.bytes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let (low, high) = lines.split_at_mut(8);
-            for half in 0..2 {
+            let [low, other_low, high, other_high] = lines.as_chunks_mut().0 else {
+                unreachable!("16 lines")
+            };
+            for (half, (low, high)) in [(low, high), (other_low, other_high)].into_iter().enumerate() {
                 let rows = 4 * i + 2 * half;
                 to.next.ask::<S, Self>(s, rows..rows + 2);
                 let words = s.fours(&blocks, offset_of!(Self, q) + 32 * i + 16 * half);
-                for ((word, low), high) in
-                    words.into_iter().zip(&mut low[4 * half..]).zip(&mut high[4 * half..])
-                {
-                    let [first, second] = bits::nibble_halves(s, word);
-                    s.store_bytes(first, low);
-                    s.store_bytes(second, high);
-                }
+                bits::store_nibbles::<S, Self>(s, &words, None, low, high);
             }
         }
     }

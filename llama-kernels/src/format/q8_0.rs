@@ -57,8 +57,9 @@ impl IntegerBlock for Q8_0 {
         let bytes = bits::spans::<Self, { 8 * 34 }>(rows);
         for (i, lines) in to.bytes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
             to.next.ask::<S, Self>(s, i..i + 1);
-            for (q, line) in s.fours(&bytes, i / 2 * 34 + 2 + i % 2 * 16).into_iter().zip(lines) {
-                s.store_bytes(lanes::<S, Self>(s, q), line);
+            // By reference: by value, the loop would not be unrolled.
+            for (q, line) in s.fours(&bytes, i / 2 * 34 + 2 + i % 2 * 16).iter().zip(lines.iter_mut()) {
+                s.store_bytes(lanes::<S, Self>(s, *q), line);
             }
         }
         to.numbers_by_rows::<S, Self>(s, rows);
