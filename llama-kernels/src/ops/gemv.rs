@@ -243,7 +243,10 @@ fn float_row<S: Simd, B: FloatBlock>(s: S, row: &[B], x: &[f32]) -> f32 {
     let (x4, x) = x.as_chunks::<CHAINS>();
     for (w, x) in w4.iter().zip(x4) {
         for i in 0..CHAINS {
-            s.prefetch(w[i].as_ptr().cast::<u8>().wrapping_add(AHEAD));
+            // Once a line.
+            if (i * size_of::<[B; LANES]>()).is_multiple_of(64) {
+                s.prefetch(w[i].as_ptr().cast::<u8>().wrapping_add(AHEAD));
+            }
             acc[i] = s.fma(B::widen(s, &w[i]), s.load(&x[i]), acc[i]);
         }
     }
