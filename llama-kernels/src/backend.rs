@@ -155,7 +155,7 @@ impl<S: Simd> Backend for S {
                 if acts.alone || acts.tokens == 1 {
                     for (rows, out) in panels(rows, out, acts.tokens) {
                         for (x, out) in x.chunks_exact(w.cols().max(1)).zip(out) {
-                            self.run_floats(gemv::Float::<B> { w, rows: rows.clone(), x, out, block: PhantomData });
+                            self.run_streams(gemv::Float::<B> { w, rows: rows.clone(), x, out, block: PhantomData });
                         }
                     }
                 } else if const { S::BF16 && B::BF16 } && acts.layout != Layout::Rows {

@@ -276,9 +276,9 @@ fn few<S: Simd, const R: usize, const C: usize, const N: usize>(
         let at: [usize; N] = from_fn(|n| blocks.min(first + n + 1) - 1);
         let lines = at.map(|i| &keys[(first_block + i) * shape.key_block()..][..shape.key_block()]);
         let lines = cache::scores(s, shape.key_type, lines, queries);
-        for r in 0..R {
-            for n in 0..N {
-                s.store(lines[r][n], &mut rows.scores[r * TILE_LINES + at[n]]);
+        for (scores, lines) in rows.scores.chunks_exact_mut(TILE_LINES).zip(&lines) {
+            for (line, at) in lines.iter().zip(at) {
+                s.store(*line, &mut scores[at]);
             }
         }
     }
@@ -458,8 +458,8 @@ fn weigh<S: Simd, const R: usize>(s: S, tile: &Tile<'_>, rows: &mut Rows<'_>, re
             sums[r] = s.add(sums[r], weights);
         }
     }
-    for r in 0..R {
-        s.store(sums[r], &mut state(rows.records, r, record)[1]);
+    for (r, sum) in sums.iter().enumerate() {
+        s.store(*sum, &mut state(rows.records, r, record)[1]);
     }
     factors
 }

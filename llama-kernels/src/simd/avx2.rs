@@ -1,7 +1,7 @@
 //! AVX2 with FMA and F16C: every x86-64 laptop since 2013. With `VNNI`, also AVX-VNNI, whose
 //! `vpdpbusd` does the work of three instructions: laptops since 2021.
 
-use super::{Kernel, LANES, Need, STRIPE, Simd, needs, x86};
+use super::{Avx512, Kernel, LANES, Need, STRIPE, Simd, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
@@ -13,6 +13,13 @@ use core::arch::x86_64::*;
 /// The CPU has AVX2, FMA and F16C, and AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2<const VNNI: bool>(());
+
+impl<const LEVEL: u32> From<Avx512<LEVEL>> for Avx2<false> {
+    /// A CPU with AVX-512 F has AVX2; the other features are among those that the token stands for.
+    fn from(_: Avx512<LEVEL>) -> Self {
+        Avx2(())
+    }
+}
 
 /// Tokens in a tile of the integer engine: eight accumulators, beside them two registers of weights and what is made
 /// of them.

@@ -14,7 +14,7 @@
 //! grid's 256, which `vpermb` could not hold. `vpmultishiftqb` would shift and gather the high bits of Q5_K and
 //! Q6_K in one instruction instead of one or two, of about seven for 64 weights that wait for memory anyway.
 
-use super::{Kernel, LANES, Need, STRIPE, Simd, amx, needs, x86};
+use super::{Avx2, Kernel, LANES, Need, STRIPE, Simd, amx, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
@@ -159,6 +159,12 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
 
     fn run_floats<K: Kernel>(self, kernel: K) -> K::Out {
         Avx512::<BASE>(()).run(kernel)
+    }
+
+    /// Through registers of 32 bytes. On Zen 4, a 1.1B model in F16 generates 1.25 times as fast so while memory gives 62 to 66
+    /// GB/s, and as fast while it gives 37.
+    fn run_streams<K: Kernel>(self, kernel: K) -> K::Out {
+        Avx2::<false>::from(self).run(kernel)
     }
 
     fn run_rows<K: Kernel>(self, kernel: K) -> K::Out {

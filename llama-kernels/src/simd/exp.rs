@@ -30,6 +30,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
 /// 5, exactly 1 at zero) has three terms less, and the exponent is added in integers. At -127 and below the result is
 /// exactly zero, so that masked scores get no weight.
 #[inline(always)]
+#[allow(clippy::approx_constant, reason = "a coefficient of the fit is near ln 2, and is not it")]
 pub(crate) fn exp2<S: Simd>(s: S, x: S::F) -> S::F {
     let x = s.max(s.splat(-127.0), x);
     let n = s.to_i32(x);
