@@ -26,6 +26,7 @@ pub(crate) mod avx512;
 pub(crate) mod exp;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+mod plain;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -243,36 +244,19 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// `i * stride + j`.
     #[inline(always)]
     fn transpose(self, lines: &[[u8; STRIPE]; LANES], out: &mut [[u8; STRIPE]], stride: usize) {
-        for word in 0..LANES {
-            let line = &mut out[word / 4 * stride + word % 4];
-            for (out, row) in line.as_chunks_mut::<4>().0.iter_mut().zip(lines) {
-                *out = row.as_chunks::<4>().0[word];
-            }
-        }
+        plain::transpose(lines, out, stride)
     }
     /// Bytes `at..at + 16` of sixteen rows, four by four: the `i`th register holds the `i`th four of each row.
     #[inline(always)]
     fn fours<const N: usize>(self, rows: &[&[u8; N]; LANES], at: usize) -> [Self::I; 4] {
-        let mut lines = [[0; STRIPE]; 4];
-        for (r, row) in rows.iter().enumerate() {
-            for (four, line) in row[at..at + 16].as_chunks::<4>().0.iter().zip(&mut lines) {
-                line.as_chunks_mut().0[r] = *four;
-            }
-        }
-        lines.map(|line| self.load_bytes(&line))
+        plain::fours(self, rows, at)
     }
     /// Two stripes in the order of the row, regrouped: of each 32 bytes the first half, then the second ones.
     fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2];
     /// Of each sixteen bytes of both, the first halves, `N` bytes (4 or 8) of each in turns; and the second halves.
     #[inline(always)]
     fn zip<const N: usize>(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
-        let mut both = [[0; STRIPE]; 2];
-        self.store_bytes(a, &mut both[0]);
-        self.store_bytes(b, &mut both[1]);
-        [0, 8].map(|half| {
-            let byte = |i: usize| both[i / N % 2][i / 16 * 16 + half + i % 16 / (2 * N) * N + i % N];
-            self.load_bytes(&std::array::from_fn(byte))
-        })
+        plain::zip::<Self, N>(self, a, b)
     }
     /// The `I`th eight bytes of four rows: of rows 0, 2, 0, 2, 1, 3, 1, 3.
     #[inline(always)]
@@ -284,10 +268,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// `x` added to those bytes of `a` where `b` has any of the bits of `c`.
     #[inline(always)]
     fn add_where(self, a: Self::I, b: Self::I, c: Self::I, x: u8) -> Self::I {
-        let (mut bytes, mut found) = ([0; STRIPE], [0; STRIPE]);
-        self.store_bytes(a, &mut bytes);
-        self.store_bytes(self.and(b, c), &mut found);
-        self.load_bytes(&std::array::from_fn(|i| bytes[i].wrapping_add(if found[i] == 0 { 0 } else { x })))
+        plain::add_where(self, a, b, c, x)
     }
     /// Bitwise and.
     fn and(self, a: Self::I, b: Self::I) -> Self::I;
@@ -359,14 +340,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The half-precision numbers in the low halves of sixteen words, and in the high ones.
     #[inline(always)]
     fn floats_f16(self, a: Self::I) -> [Self::F; 2] {
-        let mut words = [0; LANES];
-        self.store_i32(a, &mut words);
-        let mut halves = [[[0; 2]; LANES]; 2];
-        for (i, word) in words.iter().enumerate() {
-            let [a, b, c, d] = word.to_le_bytes();
-            (halves[0][i], halves[1][i]) = ([a, b], [c, d]);
-        }
-        halves.map(|x| self.load_f16(x.as_flattened().first_chunk().expect("sixteen numbers")))
+        plain::floats_f16(self, a)
     }
     /// All lanes this half-precision number.
     fn splat_f16(self, x: [u8; 2]) -> Self::F;
@@ -375,9 +349,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The lanes as a square of four by four, its rows and columns exchanged: lanes 0, 4, 8, 12, 1, ...
     #[inline(always)]
     fn turn(self, a: Self::F) -> Self::F {
-        let mut lanes = [0.0; LANES];
-        self.store(a, &mut lanes);
-        self.load(&std::array::from_fn(|i| lanes[4 * (i % 4) + i / 4]))
+        plain::turn(self, a)
     }
 
     // The scales of a span, a lane for each 32 weights.
@@ -408,9 +380,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// Each lane twice: lanes 0, 0, 4, 4, 1, 1, 5, 5, 2, 2, 6, 6, 3, 3, 7, 7.
     #[inline(always)]
     fn twice(self, a: Self::H) -> Self::F {
-        let mut lanes = [0.0; LANES / 2];
-        self.store8(a, &mut lanes);
-        self.load(&std::array::from_fn(|i| lanes[i / 4 + i % 4 / 2 * 4]))
+        plain::twice(self, a)
     }
     /// Eight lanes and eight zeros.
     fn widen8(self, a: Self::H) -> Self::F;

@@ -1,0 +1,77 @@
+//! What shuffles do, through memory: the definitions that an instruction set starts with, and replaces where it is fast.
+
+use super::{LANES, STRIPE, Simd};
+use std::array::from_fn;
+
+/// [`Simd::transpose`]
+#[inline(always)]
+pub(super) fn transpose(lines: &[[u8; STRIPE]; LANES], out: &mut [[u8; STRIPE]], stride: usize) {
+    for word in 0..LANES {
+        let line = &mut out[word / 4 * stride + word % 4];
+        for (out, row) in line.as_chunks_mut::<4>().0.iter_mut().zip(lines) {
+            *out = row.as_chunks::<4>().0[word];
+        }
+    }
+}
+
+/// [`Simd::fours`]
+#[inline(always)]
+pub(super) fn fours<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; LANES], at: usize) -> [S::I; 4] {
+    let mut lines = [[0; STRIPE]; 4];
+    for (r, row) in rows.iter().enumerate() {
+        for (four, line) in row[at..at + 16].as_chunks::<4>().0.iter().zip(&mut lines) {
+            line.as_chunks_mut().0[r] = *four;
+        }
+    }
+    lines.map(|line| s.load_bytes(&line))
+}
+
+/// [`Simd::zip`]
+#[inline(always)]
+pub(super) fn zip<S: Simd, const N: usize>(s: S, a: S::I, b: S::I) -> [S::I; 2] {
+    let mut both = [[0; STRIPE]; 2];
+    s.store_bytes(a, &mut both[0]);
+    s.store_bytes(b, &mut both[1]);
+    [0, 8].map(|half| {
+        let byte = |i: usize| both[i / N % 2][i / 16 * 16 + half + i % 16 / (2 * N) * N + i % N];
+        s.load_bytes(&from_fn(byte))
+    })
+}
+
+/// [`Simd::add_where`]
+#[inline(always)]
+pub(super) fn add_where<S: Simd>(s: S, a: S::I, b: S::I, c: S::I, x: u8) -> S::I {
+    let (mut bytes, mut found) = ([0; STRIPE], [0; STRIPE]);
+    s.store_bytes(a, &mut bytes);
+    s.store_bytes(s.and(b, c), &mut found);
+    s.load_bytes(&from_fn(|i| bytes[i].wrapping_add(if found[i] == 0 { 0 } else { x })))
+}
+
+/// [`Simd::floats_f16`]
+#[inline(always)]
+pub(super) fn floats_f16<S: Simd>(s: S, a: S::I) -> [S::F; 2] {
+    let mut words = [0; LANES];
+    s.store_i32(a, &mut words);
+    let mut halves = [[[0; 2]; LANES]; 2];
+    for (i, word) in words.iter().enumerate() {
+        let [a, b, c, d] = word.to_le_bytes();
+        (halves[0][i], halves[1][i]) = ([a, b], [c, d]);
+    }
+    halves.map(|x| s.load_f16(x.as_flattened().first_chunk().expect("sixteen numbers")))
+}
+
+/// [`Simd::turn`]
+#[inline(always)]
+pub(super) fn turn<S: Simd>(s: S, a: S::F) -> S::F {
+    let mut lanes = [0.0; LANES];
+    s.store(a, &mut lanes);
+    s.load(&from_fn(|i| lanes[4 * (i % 4) + i / 4]))
+}
+
+/// [`Simd::twice`]
+#[inline(always)]
+pub(super) fn twice<S: Simd>(s: S, a: S::H) -> S::F {
+    let mut lanes = [0.0; LANES / 2];
+    s.store8(a, &mut lanes);
+    s.load(&from_fn(|i| lanes[i / 4 + i % 4 / 2 * 4]))
+}
