@@ -229,7 +229,7 @@ fn panels(
         .map(move |(row, out)| (row..rows.end.min(row + LANES), out))
 }
 
-/// All tokens, four, two or one at a time. (Eight at once, on Zen 4: 0.8 to 0.9 of the speed of twice four.)
+/// All tokens, four, two or one at a time. (Eight at once, on Zen 4: 0.8 to 0.9 of the speed of twice four, Q5_K 1.0.)
 fn integer_rows<S: Simd, B: IntegerBlock>(
     s: S,
     w: Matrix<'_>,

@@ -135,9 +135,7 @@ impl Grouping for Of16 {
         if !S::SPANS {
             return [a, b, c, d];
         }
-        let ([a, b], [c, d]) = (s.zip::<4>(a, b), s.zip::<4>(c, d));
-        let ([first, second], [third, last]) = (s.zip::<8>(a, c), s.zip::<8>(b, d));
-        [first, second, third, last]
+        Of32::arrange(s, [s.zip::<4>(a, b), s.zip::<4>(c, d)])
     }
     #[inline(always)]
     fn order<S: Simd>(s: S, scale: S::F) -> S::F {

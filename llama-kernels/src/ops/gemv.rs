@@ -191,6 +191,14 @@ fn integer_span<S: Simd, B: IntegerBlock, const M: usize>(
     half_span::<S, B, M>(s, &mut sums.dots, &scales, span, x, at, 1);
 }
 
+/// [`Simd::dot_span`] in terms of products of a register.
+#[inline(always)]
+pub(crate) fn dot_span<S: Simd, L: Lanes>(s: S, w: [S::I; 4], x: [S::I; 4]) -> S::I {
+    let dot = if L::BITS < 8 { S::dot_unsigned } else { S::dot_signed };
+    let acc = dot(s, dot(s, s.splat_i32(0), w[0], x[0]), w[1], x[1]);
+    dot(s, dot(s, acc, w[2], x[2]), w[3], x[3])
+}
+
 /// Multiplies 128 weights, the `pair`th of the `at`th span, with all tokens.
 #[inline(always)]
 fn half_span<S: Simd, B: IntegerBlock, const M: usize>(

@@ -12,6 +12,7 @@ pub(crate) mod push;
 pub(crate) mod quantize;
 pub(crate) mod rmsnorm;
 pub(crate) mod rope;
+pub(crate) mod rows;
 pub(crate) mod shift;
 pub(crate) mod softmax;
 pub(crate) mod swiglu;

@@ -18,7 +18,7 @@ use super::{Avx2, Kernel, LANES, Need, STRIPE, Simd, amx, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
-use crate::ops::{dots, floats, gemm};
+use crate::ops::{dots, floats, gemm, gemv};
 use core::arch::x86_64::*;
 
 /// The CPU has AVX-512 F, BW, VL and DQ, and what its level adds to them.
@@ -735,9 +735,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     #[inline(always)]
     fn dot_span<L: Lanes>(self, w: [Self::I; 4], x: [Self::I; 4]) -> Self::I {
         if LEVEL >= VNNI || L::BITS == 8 {
-            let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
-            let acc = dot(self, dot(self, self.splat_i32(0), w[0], x[0]), w[1], x[1]);
-            return dot(self, dot(self, acc, w[2], x[2]), w[3], x[3]);
+            return gemv::dot_span::<Self, L>(self, w, x);
         }
         avx512! {
             let first = _mm512_add_epi16(self.pairs(w[0], x[0]), self.pairs(w[1], x[1]));

@@ -27,7 +27,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
 /// `2^x` for `x <= 0`, to 1.5 ulp of the true value: what attention makes of its scores, which it has in units of `ln(2)`.
 ///
 /// Like [`exp`], with less to be done: there is no second step of the reduction, the polynomial (relative minimax, of degree
-/// 5, exactly 1 at zero) has three terms less, and the exponent is added in integers. At -127 and below the result is
+/// 5, exactly 1 at zero) has two terms less, and the exponent is added in integers. At -127 and below the result is
 /// exactly zero, so that masked scores get no weight.
 #[inline(always)]
 #[allow(clippy::approx_constant, reason = "a coefficient of the fit is near ln 2, and is not it")]

@@ -42,7 +42,7 @@ pub use scalar::Scalar;
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::pack::{Coming, Integers};
-use crate::ops::{dots, floats, gemm};
+use crate::ops::{dots, floats, gemm, gemv};
 
 /// Lanes of [`Simd::F`].
 pub const LANES: usize = 16;
@@ -311,9 +311,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// registers.
     #[inline(always)]
     fn dot_span<L: Lanes>(self, w: [Self::I; 4], x: [Self::I; 4]) -> Self::I {
-        let dot = if L::BITS < 8 { Self::dot_unsigned } else { Self::dot_signed };
-        let acc = dot(self, dot(self, self.splat_i32(0), w[0], x[0]), w[1], x[1]);
-        dot(self, dot(self, acc, w[2], x[2]), w[3], x[3])
+        gemv::dot_span::<Self, L>(self, w, x)
     }
 
     /// Eight words of eight bytes.
