@@ -116,15 +116,18 @@ fn runs(model: &Model, tokens: &[Token]) -> Vec<Run> {
 /// the number of positions at which the bound leaves no other favourite, the least of the two.
 fn check(what: &str, gguf: Gguf, tokens: &[Token]) -> usize {
     let naive = Naive::load(&gguf);
-    let in_bf16 = naive.in_bf16();
-    let runs = runs(&Model::from_gguf(gguf).unwrap(), tokens);
-    let rounds = |run: &Run| in_bf16.is_some() && run.activations(Format::BF16) == Activations::Bf16;
-    let (rounded, runs): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(rounds);
-    let decided = check_runs(what, &naive, &runs, tokens);
-    match in_bf16.filter(|_| !rounded.is_empty()) {
-        Some(naive) => decided.min(check_runs(&format!("{what} in bfloat16"), &naive, &rounded, tokens)),
-        None => decided,
+    let mut runs = runs(&Model::from_gguf(gguf).unwrap(), tokens);
+    let mut decided = usize::MAX;
+    for isa in llama_kernels::available() {
+        let Some(rounded) = naive.in_bf16(isa) else { continue };
+        let rounds = |run: &Run| run.isa == isa && run.activations(Format::BF16) == Activations::Bf16;
+        let (own, others): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(rounds);
+        runs = others;
+        if !own.is_empty() {
+            decided = decided.min(check_runs(&format!("{what} in bfloat16"), &rounded, &own, tokens));
+        }
     }
+    decided.min(check_runs(what, &naive, &runs, tokens))
 }
 
 /// Every run is within the bound at every position, and has the same favourite wherever the bound

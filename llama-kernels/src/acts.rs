@@ -88,7 +88,8 @@ impl Layout {
     pub(crate) fn pair_words(self, cols: usize) -> usize {
         match self {
             Layout::Rows => 0,
-            Layout::Tiles(_) | Layout::Pairs => stripes(cols) * STRIPE / 2 * self.tile(),
+            Layout::Tiles(_) => stripes(cols) * STRIPE / 2 * self.tile(),
+            Layout::Pairs => apart(stripes(cols)) * STRIPE / 2 * self.tile(),
         }
     }
 }
@@ -107,6 +108,8 @@ pub struct Acts {
     pub(crate) cols: usize,
     /// Whether each token is to be multiplied as if it were the only one.
     pub(crate) alone: bool,
+    /// Whether products are left as matrix tiles have them: of each sixteen rows and tokens `[row][token]`.
+    pub(crate) turned: bool,
     pub(crate) spans16: Buffer<Span16>,
     pub(crate) spans32: Buffer<Span32>,
     pub(crate) tiles: Buffer<i32>,
@@ -155,6 +158,12 @@ pub(crate) fn stripes(cols: usize) -> usize {
     cols.div_ceil(STRIPE)
 }
 
+/// Stripes from a tile of pairs to the next: an odd multiple of eight, 32 KiB. A block of columns of all tiles has to stay in
+/// the second-level cache, where tiles that lie 128 KiB apart would share their places.
+fn apart(stripes: usize) -> usize {
+    (stripes + 8).next_multiple_of(16) - 8
+}
+
 /// Spans that hold `cols` columns.
 pub(crate) fn spans(cols: usize) -> usize {
     cols.div_ceil(SPAN)
@@ -171,6 +180,7 @@ impl Acts {
             tokens: 0,
             cols: 0,
             alone: false,
+            turned: false,
             spans16: Buffer::new(0),
             spans32: Buffer::new(0),
             tiles: Buffer::new(0),
@@ -217,7 +227,7 @@ impl Acts {
     pub(crate) fn size(tokens: usize, cols: usize) -> usize {
         let rows = tokens * spans(cols) * (size_of::<Span16>() + size_of::<Span32>());
         let group = 4 * (TILE_WORDS + GROUP / 2 + GROUP);
-        rows.max((tokens + PAIR_TOKENS) * stripes(cols) * (STRIPE / GROUP) * group)
+        rows.max((tokens + PAIR_TOKENS) * apart(stripes(cols)) * (STRIPE / GROUP) * group)
     }
 
     /// One token's quantized activations, for scales for each 16 weights.

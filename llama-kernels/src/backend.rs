@@ -4,7 +4,7 @@
 //! [`Simd`]; it matches the format of a matrix once per call, outside of [`Simd::run`].
 
 use crate::acts::{Acts, Form, Layout, Span16, Span32};
-use crate::format::{FloatBlock, Format, Grouping, IntegerBlock, Of, with_block};
+use crate::format::{FloatBlock, FloatKind, Format, Grouping, IntegerBlock, Of, with_block};
 use crate::matrix::Matrix;
 use crate::ops::attention::{Attend, Merge};
 use crate::ops::floats::Interleave;
@@ -110,9 +110,9 @@ impl<S: Simd> Backend for S {
         with_block!(format,
             float B => match layout {
                 Layout::Rows => Form::Floats,
-                Layout::Pairs if B::BF16 => Form::Pairs,
-                _ if S::BF16 && B::BF16 && tokens >= S::PAIR_PANELS_FROM => Form::PairColumns,
-                _ if S::BF16 && B::BF16 => Form::Pairs,
+                Layout::Pairs if const { rounded::<S, B>() } => Form::Pairs,
+                _ if const { rounded::<S, B>() } && tokens >= S::PAIR_PANELS_FROM => Form::PairColumns,
+                _ if const { rounded::<S, B>() } => Form::Pairs,
                 _ if tokens >= S::PANELS_FROM => Form::Columns,
                 _ => Form::Floats,
             },
@@ -158,8 +158,8 @@ impl<S: Simd> Backend for S {
                             self.run_streams(gemv::Float::<B> { w, rows: rows.clone(), x, out, block: PhantomData });
                         }
                     }
-                } else if const { S::BF16 && B::BF16 } && acts.layout != Layout::Rows {
-                    self.run(GemmPairs(gemm::Job { w, rows, x, acts, out, panel }));
+                } else if const { rounded::<S, B>() } && acts.layout != Layout::Rows {
+                    self.run(GemmPairs::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
                 } else {
                     self.run_floats(GemmFloat::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
                 }
@@ -201,7 +201,7 @@ impl<S: Simd> Backend for S {
     }
 
     fn attend(&self, job: Attend<'_>) {
-        self.run_floats(job);
+        self.run_attention(job);
     }
 
     fn merge(&self, total: &mut [[f32; LANES]], part: &[[f32; LANES]]) {
@@ -273,13 +273,22 @@ impl<B: IntegerBlock> Kernel for GemmInteger<'_, B> {
     }
 }
 
-struct GemmPairs<'a>(gemm::Job<'a>);
+/// Whether prompts of a format of floats are multiplied in bfloat16.
+const fn rounded<S: Simd, B: FloatBlock>() -> bool {
+    match B::KIND {
+        FloatKind::F32 => false,
+        FloatKind::F16 => S::F16_ROUNDED,
+        FloatKind::BF16 => S::BF16,
+    }
+}
 
-impl Kernel for GemmPairs<'_> {
+struct GemmPairs<'a, B>(gemm::Job<'a>, PhantomData<B>);
+
+impl<B: FloatBlock> Kernel for GemmPairs<'_, B> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        s.gemm_pairs(self.0);
+        s.gemm_pairs::<B>(self.0);
     }
 }
 

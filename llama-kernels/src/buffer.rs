@@ -28,6 +28,13 @@ unsafe impl<T: Zero, const N: usize> Zero for [T; N] {}
 #[repr(align(64))]
 pub(crate) struct Aligned<T>(pub T);
 
+/// Words as the lines that they are; what is left of the last one is left out.
+pub(crate) fn lines_mut(words: &mut [i32]) -> &mut [[u8; LINE]] {
+    let (lines, _) = words.as_chunks_mut::<{ LINE / 4 }>();
+    // SAFETY: the same bytes, every one of which is initialised; they need no alignment.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len()) }
+}
+
 /// A fixed-length array, zeroed, that starts on a cache line.
 ///
 /// What kernels read and write lies best in one: registers that cross two lines take some CPUs twice as long or more. (On

@@ -85,7 +85,7 @@ impl Activations {
     /// bfloat16 weights and, with matrix tiles, of quantized ones.
     pub fn on(isa: &str, format: Format, tokens: usize, deterministic: bool) -> Activations {
         let rounds = match isa {
-            "amx" => format.is_integer() || format == Format::BF16,
+            "amx" => format != Format::F32,
             "avx512bf16" => format == Format::BF16,
             _ => false,
         };
@@ -297,11 +297,26 @@ pub fn swiglu(gate: &Answer, up: &Answer) -> Answer {
 /// f16, say). Scores are inner products, scaled; each weight then carries a softmax's error; the sums
 /// of weights and of weighted values have no order and up to `n` rescalings.
 pub fn attention(q: &[f32], k: &[f32], v: &[f32], heads: Heads) -> Answer {
-    attention_within(q, k, v, heads, usize::MAX)
+    attention_within(q, k, v, heads, usize::MAX, 0.0)
 }
 
-/// The same where a token at position `i` sees position `j` only if `i - j < window`.
-pub fn attention_within(q: &[f32], k: &[f32], v: &[f32], heads: Heads, window: usize) -> Answer {
+/// What matrix tiles make of one of attention's products, relative to it: `rounded` to bfloat16, both operands are off by
+/// half a unit of 8 bits. Else each is two such numbers, 16 bits, and the product of the lesser ones is left out.
+pub fn tiled_product(rounded: bool) -> f64 {
+    let half = 2f64.powi(-8);
+    if rounded { (1.0 + half).powi(2) - 1.0 } else { 3.1 * half * half }
+}
+
+/// The same where a token at position `i` sees position `j` only if `i - j < window`, and products are off by some part of
+/// them before they are added up.
+pub fn attention_within(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    heads: Heads,
+    window: usize,
+    product: f64,
+) -> Answer {
     let Heads { query, kv, dim, value_dim } = heads;
     let (q, k, v) = (widen(q), widen(k), widen(v));
     let expected = oracle::attention_within(&q, &k, &v, heads, window);
@@ -318,10 +333,11 @@ pub fn attention_within(q: &[f32], k: &[f32], v: &[f32], heads: Heads, window: u
         let scores: Vec<f64> = (0..n).map(|p| dot(q, key(p)) / root).collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let size = |p: usize| q.iter().zip(key(p)).map(|(q, k)| (q * k).abs()).sum::<f64>() / root;
-        let error = |p: usize| weight_error(n, max - scores[p], dot_bound(dim + 3, size(p)));
+        let doubt = |p: usize| dot_bound(dim + 3, size(p)) + product * size(p);
+        let error = |p: usize| weight_error(n, max - scores[p], doubt(p));
         let weights = oracle::softmax(&scores);
         let errors: Vec<f64> = (0..n).map(|p| weights[p] * error(p) + TINY).collect();
-        let sums = gamma(2 * n + 4);
+        let sums = gamma(2 * n + 4) + product;
         let divisor = errors.iter().sum::<f64>() + sums;
         for i in 0..value_dim {
             let weighted = |p: usize| (errors[p] * (1.0 + sums) + weights[p] * sums) * value(p)[i].abs();

@@ -120,15 +120,21 @@ impl Naive {
         }
     }
 
-    /// The same model for engines that round the activations of bfloat16 weights to bfloat16 too; `None` if
-    /// it has no such weights.
-    pub fn in_bf16(&self) -> Option<Naive> {
+    /// The same model for an instruction set that rounds weights in floats, and the activations that they are multiplied
+    /// by, to bfloat16 in prompts; `None` if the model has no weights that it does so with.
+    pub fn in_bf16(&self, isa: &str) -> Option<Naive> {
         let mut model = self.clone();
         let mut matrices = vec![&mut model.output];
         matrices.extend(model.layers.iter_mut().flat_map(Layer::matrices_mut));
-        matrices.retain(|matrix| matrix.format == Format::BF16);
+        matrices.retain(|matrix| {
+            let prompt = Activations::on(isa, matrix.format, usize::MAX, false);
+            !matrix.format.is_integer() && prompt == Activations::Bf16
+        });
         let found = !matrices.is_empty();
-        matrices.into_iter().for_each(|matrix| matrix.activations = Activations::Bf16);
+        for matrix in matrices {
+            matrix.activations = Activations::Bf16;
+            matrix.weights = narrow(&nearest(&widen(&matrix.weights), Format::BF16));
+        }
         found.then_some(model)
     }
 

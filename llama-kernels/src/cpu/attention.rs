@@ -14,7 +14,7 @@ use std::ops::Range;
 /// to widen each key and value for, few enough for their scores and sums to stay in the caches. (One Zen 4 core, 512 tokens
 /// after 3,584, 96 -> 192 -> 384 rows: 1.01 and 1.02 times as fast with heads of 64 features, 1.04 and 1.06 with 128, and
 /// twice the room each time.)
-const QUERY_ROWS: usize = 192;
+const QUERY_ROWS: usize = 384;
 /// Up to this many tokens the chunks of a context are dealt out separately.
 const SPLIT_TOKENS: usize = 4;
 /// Pieces for each thread, where there are tokens enough, so that all threads finish at the same time.
@@ -50,14 +50,20 @@ pub(super) struct Attention<'a, 'o> {
     pub(super) group: usize,
     pub(super) heads: usize,
     pub(super) start: usize,
+    /// Whether a row's sums are the same whatever the number of tokens, to the bit.
+    pub(super) exact: bool,
+    /// Whether what is multiplied may be rounded to bfloat16.
+    pub(super) rounded: bool,
     pub(super) out: Parts<'o, f32>,
 }
 
 impl Attention<'_, '_> {
-    pub(super) fn run(self, tokens: usize) {
+    pub(super) fn run(mut self, tokens: usize) {
         if tokens == 0 {
             return;
         }
+        // By the number of tokens, for that of the rows in a piece depends on the threads.
+        self.exact |= tokens <= SPLIT_TOKENS;
         if tokens <= SPLIT_TOKENS {
             self.by_chunk(tokens);
         } else {
@@ -106,7 +112,18 @@ impl Attention<'_, '_> {
         let end = visible.last().copied().unwrap_or(0).min((chunk + 1) * CHUNK);
         let positions = chunk * CHUNK..end.max(chunk * CHUNK);
         let cache = self.kv.head(head);
-        self.ops.cpu.backend.attend(Attend { queries, visible, hidden, cache, positions, out, scratch });
+        let (exact, rounded) = (self.exact, self.rounded);
+        self.ops.cpu.backend.attend(Attend {
+            queries,
+            visible,
+            hidden,
+            cache,
+            positions,
+            exact,
+            rounded,
+            out,
+            scratch,
+        });
     }
 
     /// Writes one row's result.

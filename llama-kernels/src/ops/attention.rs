@@ -44,7 +44,7 @@ use super::cache;
 use super::rows::{Multiply, Product};
 use crate::buffer::Buffer;
 use crate::kv::KvShape;
-use crate::simd::{Kernel, LANES, Simd, exp::exp2};
+use crate::simd::{Kernel, LANES, STRIPE, Simd, exp::exp2};
 use std::array::from_fn;
 use std::ops::Range;
 
@@ -53,12 +53,12 @@ pub(crate) const CHUNK: usize = 512;
 /// Up to so many rows use each register of the cache as it is widened, [`few`] at a time; no more were measured.
 const FEW: usize = 32;
 /// Positions in a tile.
-const TILE: usize = 64;
+pub(crate) const TILE: usize = 64;
 /// How far, in powers of two, scores may be above what weights are relative to before that is brought up to them: weights
 /// are up to 256 then, of which sums have room for any number, and there are hardly any older sums to be rescaled.
-const SLACK: f32 = 8.0;
+pub(crate) const SLACK: f32 = 8.0;
 /// Registers of a row of scores.
-const TILE_LINES: usize = TILE / LANES;
+pub(crate) const TILE_LINES: usize = TILE / LANES;
 
 /// Lines of a row's record: the weighted sum of values, the maximum `[m, ..]`, and the sum of weights
 /// in sixteen parts.
@@ -77,160 +77,170 @@ pub(crate) struct KvHead<'a> {
 /// A worker's tiles of keys, values and scores, and what each row's older sums are worth.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    keys: Buffer<[f32; LANES]>,
-    values: Buffer<[f32; LANES]>,
-    scores: Buffer<[f32; LANES]>,
-    factors: Buffer<f32>,
+    pub keys: Buffer<[f32; LANES]>,
+    pub values: Buffer<[f32; LANES]>,
+    pub scores: Buffer<[f32; LANES]>,
+    pub factors: Buffer<f32>,
+    /// Operands of matrix tiles, each as two sets of lines of bfloat16.
+    pub split: [Buffer<[u8; STRIPE]>; 4],
 }
 
 impl Scratch {
     /// Bytes for so many rows.
     pub(crate) fn size(rows: usize, shape: &KvShape) -> usize {
         let (key, value) = (shape.key_type.padded(shape.key_dim), shape.value_type.padded(shape.value_dim));
-        4 * (TILE * (key + value) + rows * (TILE + 1))
+        let split =
+            4 * (TILE * (key + value + 4 * LANES) + (rows + 2 * LANES) * (key + LANES) + 2 * LANES * TILE);
+        4 * (TILE * (key + value) + rows * (TILE + 1)) + split
     }
 }
 
 /// Query rows against one chunk of positions.
-pub(crate) struct Attend<'a> {
+pub struct Attend<'a> {
     /// The rows' queries, scaled by `log2(e) / sqrt(d)`, and padded as the keys are: `rows x lines of a key`.
-    pub queries: &'a [[f32; LANES]],
+    pub(crate) queries: &'a [[f32; LANES]],
     /// The end of the positions that each row sees, ascending.
-    pub visible: &'a [usize],
+    pub(crate) visible: &'a [usize],
     /// The first of them for each row, ascending: 0 without a window.
-    pub hidden: &'a [usize],
-    pub cache: KvHead<'a>,
-    pub positions: Range<usize>,
+    pub(crate) hidden: &'a [usize],
+    pub(crate) cache: KvHead<'a>,
+    pub(crate) positions: Range<usize>,
+    /// Whether the sums are to be those of few rows, to the bit.
+    pub(crate) exact: bool,
+    /// Whether queries, keys, values and weights may be rounded to bfloat16.
+    pub(crate) rounded: bool,
     /// A record for each row.
-    pub out: &'a mut [[f32; LANES]],
-    pub scratch: &'a mut Scratch,
+    pub(crate) out: &'a mut [[f32; LANES]],
+    pub(crate) scratch: &'a mut Scratch,
 }
 
 impl Kernel for Attend<'_> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let Attend { queries, visible, hidden, cache, positions, out, scratch } = self;
-        let KvHead { keys, values, shape } = cache;
-        let features = shape.key_type.padded(shape.key_dim);
-        let (stored, record) = (shape.value_type.padded(shape.value_dim) / LANES, lines(shape.value_dim));
-        let (rows, sums) = (visible.len(), record - 2);
+        let shape = self.cache.shape;
+        let (rows, features) = (self.visible.len(), shape.key_type.padded(shape.key_dim));
+        let record = lines(shape.value_dim);
         assert!(
-            queries.len() * LANES == rows * features && out.len() == rows * record,
+            self.queries.len() * LANES == rows * features && self.out.len() == rows * record,
             "one query and one record a row"
         );
-        assert!(positions.start.is_multiple_of(TILE), "tiles lie at fixed places");
-        assert_eq!(hidden.len(), rows, "each row sees from a position on");
-        let key_tile = scratch.keys.room(features * TILE_LINES);
-        let value_tile = scratch.values.room(TILE * stored);
-        let (scores, factors) = (scratch.scores.room(rows * TILE_LINES), scratch.factors.room(rows));
-        out.fill([0.0; LANES]);
-        out.chunks_exact_mut(record).for_each(|r| r[sums] = [f32::NEG_INFINITY; LANES]);
-        let key_blocks = || keys.chunks_exact(shape.key_block());
-        let value_blocks = || values.chunks_exact(shape.value_block());
+        assert!(self.positions.start.is_multiple_of(TILE), "tiles lie at fixed places");
+        assert_eq!(self.hidden.len(), rows, "each row sees from a position on");
+        self.out.fill([0.0; LANES]);
+        self.out.chunks_exact_mut(record).for_each(|r| r[record - 2] = [f32::NEG_INFINITY; LANES]);
+        if self.exact { attend(s, self) } else { s.attend(self) }
+    }
+}
 
-        for start in positions.clone().step_by(TILE) {
-            let first = visible.partition_point(|&n| n <= start); // of the rows that see any of the tile
-            let Some(last) = visible[first..].last() else { break };
-            let n = (last - start).min(positions.end - start).min(TILE);
-            let end = hidden.partition_point(|&from| from < start + n); // later rows see none of it
-            if first >= end {
-                continue;
-            }
-            let (blocks, out) = (n.div_ceil(LANES), &mut out[first * record..]);
-            let first_block = start / LANES;
-            let tile = Tile { cache, positions: start..start + n };
-            if rows <= FEW {
-                let mut row = first;
-                while row < end {
-                    let queries = &queries[row * features / LANES..];
-                    let rows = Rows {
-                        visible: &visible[row..],
-                        hidden: &hidden[row..],
-                        scores: &mut scores[row * TILE_LINES..],
-                        records: &mut out[(row - first) * record..],
-                    };
-                    row += match end - row {
-                        8.. if S::REGISTERS >= 32 => s.run(Few::<8, 2, 1>(&tile, queries, rows)),
-                        4.. if S::REGISTERS >= 32 => s.run(Few::<4, 4, 1>(&tile, queries, rows)),
-                        4.. if S::REGISTERS >= 8 => s.run(Few::<4, 1, 1>(&tile, queries, rows)),
-                        2.. => s.run(Few::<2, 2, 2>(&tile, queries, rows)),
-                        _ => s.run(Few::<1, 4, 4>(&tile, queries, rows)),
-                    };
-                }
-                continue;
-            }
+/// The tiles of some positions that any row sees any of: their positions, and which rows.
+pub(crate) fn seen<'a>(
+    visible: &'a [usize],
+    hidden: &'a [usize],
+    positions: Range<usize>,
+) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + 'a {
+    let seen = move |start: usize| {
+        let first = visible.partition_point(|&n| n <= start);
+        let last = visible[first..].last()?;
+        let n = (last - start).min(positions.end - start).min(TILE);
+        let end = hidden.partition_point(|&from| from < start + n); // later rows see none of it
+        Some((start..start + n, first..end))
+    };
+    let starts = positions.start..positions.end;
+    starts.step_by(TILE).map_while(seen).filter(|(_, rows)| !rows.is_empty())
+}
 
-            let tiles = key_tile.chunks_exact_mut(features);
-            for (block, tile) in key_blocks().skip(first_block).take(blocks).zip(tiles) {
-                cache::ask_ahead(s, block, TILE_LINES * shape.key_block());
-                cache::widen_keys(s, shape.key_type, block, tile);
-            }
-            let product = Product {
-                a: queries[first * features / LANES..end * features / LANES].as_flattened(),
-                b: key_tile,
-                depth: features,
-                stride: features,
-                a_stride: features,
-                // What lies beyond the blocks is masked, and whole tiles are faster where they fit.
-                lines: if S::REGISTERS >= 32 { TILE_LINES } else { blocks },
-                c_stride: TILE_LINES,
-            };
-            s.run(Multiply::<false> { product, c: &mut scores[first * TILE_LINES..], factors: &[] });
+/// Attention by multiply-adds.
+#[inline(always)]
+pub(crate) fn attend<S: Simd>(s: S, job: Attend<'_>) {
+    let Attend { queries, visible, hidden, cache, positions, out, scratch, .. } = job;
+    let KvHead { keys, values, shape } = cache;
+    let features = shape.key_type.padded(shape.key_dim);
+    let (stored, record) = (shape.value_type.padded(shape.value_dim) / LANES, lines(shape.value_dim));
+    let (rows, sums) = (visible.len(), record - 2);
+    let key_tile = scratch.keys.room(features * TILE_LINES);
+    let value_tile = scratch.values.room(TILE * stored);
+    let (scores, factors) = (scratch.scores.room(rows * TILE_LINES), scratch.factors.room(rows));
 
+    for (positions, Range { start: first, end }) in seen(visible, hidden, positions) {
+        let (n, out) = (positions.len(), &mut out[first * record..]);
+        let (blocks, first_block) = (n.div_ceil(LANES), positions.start / LANES);
+        let tile = Tile { cache, positions };
+        if rows <= FEW {
             let mut row = first;
             while row < end {
-                let rows = &mut Rows {
+                let queries = &queries[row * features / LANES..];
+                let rows = Rows {
                     visible: &visible[row..],
                     hidden: &hidden[row..],
                     scores: &mut scores[row * TILE_LINES..],
                     records: &mut out[(row - first) * record..],
                 };
-                row += match (end - row, &mut factors[row..]) {
-                    (4.., [a, b, c, d, ..]) if S::REGISTERS >= 32 => {
-                        [*a, *b, *c, *d] = weigh::<S, 4>(s, &tile, rows, record);
-                        4
-                    }
-                    (2.., [a, b, ..]) => {
-                        [*a, *b] = weigh::<S, 2>(s, &tile, rows, record);
-                        2
-                    }
-                    (_, factors) => {
-                        [factors[0]] = weigh::<S, 1>(s, &tile, rows, record);
-                        1
-                    }
+                row += match end - row {
+                    8.. if S::REGISTERS >= 32 => s.run(Few::<8, 2, 1>(&tile, queries, rows)),
+                    4.. if S::REGISTERS >= 32 => s.run(Few::<4, 4, 1>(&tile, queries, rows)),
+                    4.. if S::REGISTERS >= 8 => s.run(Few::<4, 1, 1>(&tile, queries, rows)),
+                    2.. => s.run(Few::<2, 2, 2>(&tile, queries, rows)),
+                    _ => s.run(Few::<1, 4, 4>(&tile, queries, rows)),
                 };
             }
-
-            for (i, block) in value_blocks().skip(first_block).take(blocks).enumerate() {
-                let own = i * LANES..n.min((i + 1) * LANES);
-                cache::ask_ahead(s, block, TILE_LINES * shape.value_block());
-                cache::widen_values(s, shape.value_type, block, own, value_tile, TILE);
-            }
-            let product = Product {
-                a: scores[first * TILE_LINES..end * TILE_LINES].as_flattened(),
-                b: value_tile,
-                depth: n,
-                stride: TILE,
-                a_stride: TILE,
-                lines: sums,
-                c_stride: record,
-            };
-            s.run(Multiply::<true> { product, c: out, factors: &factors[first..] });
+            continue;
         }
+
+        let tiles = key_tile.chunks_exact_mut(features);
+        for (block, tile) in keys.chunks_exact(shape.key_block()).skip(first_block).take(blocks).zip(tiles) {
+            cache::ask_ahead(s, block, TILE_LINES * shape.key_block());
+            cache::widen_keys(s, shape.key_type, block, tile);
+        }
+        let product = Product {
+            a: queries[first * features / LANES..end * features / LANES].as_flattened(),
+            b: key_tile,
+            depth: features,
+            stride: features,
+            a_stride: features,
+            // What lies beyond the blocks is masked, and whole tiles are faster where they fit.
+            lines: if S::REGISTERS >= 32 { TILE_LINES } else { blocks },
+            c_stride: TILE_LINES,
+        };
+        s.run(Multiply::<false> { product, c: &mut scores[first * TILE_LINES..], factors: &[] });
+
+        let rows = Rows {
+            visible: &visible[first..end],
+            hidden: &hidden[first..end],
+            scores: &mut scores[first * TILE_LINES..],
+            records: out,
+        };
+        weigh_all(s, &tile, rows, &mut factors[first..]);
+
+        for (i, block) in values.chunks_exact(shape.value_block()).skip(first_block).take(blocks).enumerate()
+        {
+            let own = i * LANES..n.min((i + 1) * LANES);
+            cache::ask_ahead(s, block, TILE_LINES * shape.value_block());
+            cache::widen_values(s, shape.value_type, block, own, value_tile, TILE);
+        }
+        let product = Product {
+            a: scores[first * TILE_LINES..end * TILE_LINES].as_flattened(),
+            b: value_tile,
+            depth: n,
+            stride: TILE,
+            a_stride: TILE,
+            lines: sums,
+            c_stride: record,
+        };
+        s.run(Multiply::<true> { product, c: out, factors: &factors[first..] });
     }
 }
 
 /// A tile of positions, and the cache that they are of.
-struct Tile<'a> {
-    cache: KvHead<'a>,
-    positions: Range<usize>,
+pub(crate) struct Tile<'a> {
+    pub cache: KvHead<'a>,
+    pub positions: Range<usize>,
 }
 
 impl Tile<'_> {
     /// Takes the scores of what a row does not see out of its whole registers.
     #[inline(always)]
-    fn hide(&self, scores: &mut [[f32; LANES]], visible: usize, hidden: usize) {
+    pub(crate) fn hide(&self, scores: &mut [[f32; LANES]], visible: usize, hidden: usize) {
         let Range { start, end } = self.positions;
         scores.as_flattened_mut()[visible.min(end) - start..].fill(f32::NEG_INFINITY);
         scores.as_flattened_mut()[..hidden.saturating_sub(start)].fill(f32::NEG_INFINITY);
@@ -307,6 +317,35 @@ fn state(records: &mut [[f32; LANES]], row: usize, record: usize) -> &mut [[f32;
     records[row * record..][..record].last_chunk_mut().expect("a record has two more lines than sums")
 }
 
+/// [`weigh`] for all rows of which it is said what they see; their factors.
+#[inline(always)]
+fn weigh_all<S: Simd>(s: S, tile: &Tile<'_>, all: Rows<'_>, factors: &mut [f32]) {
+    let record = lines(tile.cache.shape.value_dim);
+    let (mut row, end) = (0, all.visible.len());
+    while row < end {
+        let rows = &mut Rows {
+            visible: &all.visible[row..],
+            hidden: &all.hidden[row..],
+            scores: &mut all.scores[row * TILE_LINES..],
+            records: &mut all.records[row * record..],
+        };
+        row += match (end - row, &mut factors[row..]) {
+            (4.., [a, b, c, d, ..]) if S::REGISTERS >= 32 => {
+                [*a, *b, *c, *d] = weigh::<S, 4>(s, tile, rows, record);
+                4
+            }
+            (2.., [a, b, ..]) => {
+                [*a, *b] = weigh::<S, 2>(s, tile, rows, record);
+                2
+            }
+            (_, factors) => {
+                [factors[0]] = weigh::<S, 1>(s, tile, rows, record);
+                1
+            }
+        };
+    }
+}
+
 /// Turns a tile's scores of the first `R` rows into weights relative to their maxima, and brings those and the sums of
 /// weights up to date. Yields the factors that bring older sums to new maxima.
 #[inline(always)]
@@ -346,7 +385,7 @@ fn weigh<S: Simd, const R: usize>(s: S, tile: &Tile<'_>, rows: &mut Rows<'_>, re
 
 /// What sums relative to the maximum `m` are worth relative to a new one.
 #[inline(always)]
-fn rescale(m: f32, new: f32) -> f32 {
+pub(crate) fn rescale(m: f32, new: f32) -> f32 {
     if m == new {
         1.0
     } else if m == f32::NEG_INFINITY {

@@ -1,8 +1,8 @@
 //! Activations to bytes: `scale = absmax / 127` for each 32 columns, `q = round(x / scale)`; and, for
 //! the engines that multiply it, to bfloat16.
 
-use crate::acts::{GROUP, Layout, Span16, Span32, TILE_WORDS, stripes};
-use crate::buffer::Aligned;
+use crate::acts::{GROUP, Layout, PAIR_TOKENS, PAIR_WORDS, Span16, Span32, TILE_WORDS, stripes};
+use crate::buffer::{Aligned, lines_mut};
 use crate::format::{Grouping, Of16, Of32};
 use crate::simd::{Kernel, LANES, SPAN, STRIPE, Simd};
 
@@ -206,24 +206,38 @@ impl Kernel for PairTile<'_> {
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         let PairTile { x, cols, layout, out } = self;
-        let row = stripes(cols) * STRIPE / 2;
-        for t in 0..layout.tile() {
-            // The first word, and how far it is to the next pair and the next group of columns.
-            let (first, width, group) = match layout {
-                Layout::Pairs => {
-                    (t / LANES * GROUP / 2 * LANES + t % LANES, LANES, GROUP / 2 * layout.tile())
-                }
-                _ => (t * row, 1, GROUP / 2),
-            };
+        if layout == Layout::Pairs {
+            return tiles(s, x, cols, out);
+        }
+        for (t, out) in out.chunks_exact_mut((stripes(cols) * STRIPE / 2).max(1)).enumerate() {
             let x = x.get(t * cols..(t + 1) * cols).unwrap_or_default();
             let rest = rest(x);
-            for i in 0..stripes(cols) {
-                for (g, words) in pairs(s, stripe_at(x, i, &rest)).0.into_iter().enumerate() {
-                    let out = &mut out[first + (i * (STRIPE / GROUP) + g) * group..];
-                    for (out, word) in out.iter_mut().step_by(width).zip(words) {
-                        *out = word;
-                    }
+            for (i, out) in out.chunks_exact_mut(STRIPE / 2).enumerate() {
+                out.copy_from_slice(pairs(s, stripe_at(x, i, &rest)).0.as_flattened());
+            }
+        }
+    }
+}
+
+/// Matrix tiles of pairs of columns: sixteen tokens' words, transposed.
+#[inline(always)]
+fn tiles<S: Simd>(s: S, x: &[f32], cols: usize, out: &mut [i32]) {
+    let out = lines_mut(out);
+    for half in 0..PAIR_TOKENS / LANES {
+        let x = x.get(half * LANES * cols..).unwrap_or_default();
+        let (tokens, rests) = split::<LANES>(x, cols);
+        for i in 0..stripes(cols) {
+            let mut lines = Aligned([[[0; STRIPE]; LANES]; STRIPE / GROUP]);
+            for (t, (x, rest)) in tokens.iter().zip(&rests.0).enumerate() {
+                let (lanes, _) = stripe_at(x, i, rest).as_chunks::<LANES>();
+                for (g, lines) in lines.0.iter_mut().enumerate() {
+                    let words = s.to_bf16(s.load(&lanes[2 * g]), s.load(&lanes[2 * g + 1]));
+                    s.store_bytes(words, &mut lines[t]);
                 }
+            }
+            for (g, lines) in lines.0.iter().enumerate() {
+                let at = (i * (STRIPE / GROUP) + g) * (PAIR_WORDS / LANES) + half * LANES;
+                s.transpose(lines, &mut out[at..at + LANES], 4);
             }
         }
     }

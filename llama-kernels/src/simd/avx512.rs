@@ -18,7 +18,7 @@ use super::{Avx2, Kernel, LANES, Need, STRIPE, Simd, amx, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
-use crate::ops::{dots, floats, gemm, gemv};
+use crate::ops::{attention, dots, floats, gemm, gemv};
 use core::arch::x86_64::*;
 
 /// The CPU has AVX-512 F, BW, VL and DQ, and what its level adds to them.
@@ -104,6 +104,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         if LEVEL == BASE && narrower { Layout::Tiles(NARROW) } else { Self::LAYOUT }
     }
     const BF16: bool = LEVEL >= BF16;
+    const F16_ROUNDED: bool = LEVEL == AMX;
 
     fn needs() -> Vec<Need> {
         let mut needs =
@@ -167,6 +168,10 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         Avx2::<false>::from(self).run(kernel)
     }
 
+    fn run_attention<K: Kernel>(self, kernel: K) -> K::Out {
+        if LEVEL == AMX { self.run(kernel) } else { self.run_floats(kernel) }
+    }
+
     fn run_rows<K: Kernel>(self, kernel: K) -> K::Out {
         match LEVEL {
             BASE => self.run(kernel),
@@ -200,6 +205,10 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         }
     }
     #[inline(always)]
+    fn attend(self, job: attention::Attend<'_>) {
+        if LEVEL == AMX { amx::attend(Avx512(()), job) } else { attention::attend(self, job) }
+    }
+    #[inline(always)]
     fn multiply_tiles(self, rounds: usize) -> usize {
         if LEVEL == AMX { amx::multiply(Avx512(()), rounds) } else { 0 }
     }
@@ -216,11 +225,11 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         }
     }
     #[inline(always)]
-    fn gemm_pairs(self, job: gemm::Job<'_>) {
+    fn gemm_pairs<B: FloatBlock>(self, job: gemm::Job<'_>) {
         match LEVEL {
             BF16 if job.acts.tokens < Self::PAIR_PANELS_FROM => bf16::gemm(Avx512(()), job),
             BF16 => floats::product::<Avx512<BF16>, floats::Pairs, 2>(Avx512(()), job),
-            _ => amx::gemm_bf16(Avx512(()), job),
+            _ => amx::gemm_float::<B>(Avx512(()), job),
         }
     }
 

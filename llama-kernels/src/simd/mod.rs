@@ -42,7 +42,7 @@ pub use scalar::Scalar;
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::ops::pack::{Coming, Integers};
-use crate::ops::{dots, floats, gemm, gemv};
+use crate::ops::{attention, dots, floats, gemm, gemv};
 
 /// Lanes of [`Simd::F`].
 pub const LANES: usize = 16;
@@ -134,6 +134,11 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The same for products of integers with many tokens.
     fn run_tiles<K: Kernel>(self, kernel: K) -> K::Out {
         self.run(kernel)
+    }
+
+    /// The same for attention.
+    fn run_attention<K: Kernel>(self, kernel: K) -> K::Out {
+        self.run_floats(kernel)
     }
 
     /// Asks for the cache line at `p`, which need not be mapped.
@@ -516,11 +521,21 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The engine for float formats.
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>);
 
-    /// The engine for bfloat16 weights and activations rounded to it. Not called without [`BF16`](Self::BF16).
+    /// Whether those of half-precision weights do, which are rounded to bfloat16 likewise.
+    const F16_ROUNDED: bool = false;
+
+    /// The engine for weights and activations that are rounded to bfloat16. Not called for formats that
+    /// [`BF16`](Self::BF16) and [`F16_ROUNDED`](Self::F16_ROUNDED) do not speak of.
     #[inline(always)]
-    fn gemm_pairs(self, _job: gemm::Job<'_>) {}
+    fn gemm_pairs<B: FloatBlock>(self, _job: gemm::Job<'_>) {}
 
     // What attention asks for.
+
+    /// Attention of many rows, whose sums need not be those of few to the bit.
+    #[inline(always)]
+    fn attend(self, job: attention::Attend<'_>) {
+        attention::attend(self, job);
+    }
 
     /// How many [`F`](Self::F) the registers hold.
     const REGISTERS: usize;

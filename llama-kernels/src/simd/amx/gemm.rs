@@ -1,0 +1,403 @@
+//! Products with many tokens on matrix tiles.
+//!
+//! Weights are the A operand: a tile row is 32 consecutive weights of one row, so that unpacking needs
+//! no transposition. Activations are B, in [`Layout::Pairs`](crate::acts::Layout::Pairs), rounded once per
+//! batch. There is no scaling per group: weights are unpacked to bfloat16 with their scale applied, in
+//! one rounding of the exact value (where it is a product; a minimum's difference is rounded to `f32` first).
+//!
+//! ```text
+//! for each block of 128 rows:                        (dealt out to workers by `cpu`)
+//!   for each block of KC columns:                    (B's part stays in the second-level cache)
+//!     for each panel of 32 rows: unpacked into 32 KiB, while the tiles work on the panel before
+//!       for each 32 tokens: 2 x 2 tiles of C += A x B
+//! ```
+//!
+//! Weights that are floats are tiles as they lie in the file (BF16), or rounded to bfloat16 (F16: what that costs is said
+//! in PERFORMANCE.md). F32 stays with the float engine.
+//!
+//! C lives in the output between blocks of columns and is reloaded as the initial accumulator, so that
+//! the size of a block does not change a bit of the result. Results stay as the tiles have them, sixteen rows by sixteen
+//! tokens, and are transposed on their way to their places.
+//!
+//! What counts beside the tiles (Emerald Rapids, one core, 4096 x 4096, before and after): the panel after the next one is
+//! asked for, since hardware finds no pace in rows of which 512 columns are read at a time; the first panel of a block of
+//! columns is unpacked in the shadow of the last one of the block before; and the tiles of tokens lie such that a block
+//! of columns of all of them fits the second-level cache: with 2048 and 4096 columns they had shared a quarter of it.
+//! Together with what comes [after each tile instruction](super): Q4_0 times 512, 64 and 16 tokens 1.5, 2.6 and 3.8 times
+//! as fast.
+//!
+//! Blocks of 1024 columns: 0.95 to 1.03.
+
+use super::super::avx512::{AMX, Avx512};
+use super::super::{LANES, SPAN, STRIPE, Simd};
+use super::{ROWS, Tiles, transposed};
+use crate::acts::{GROUP, PAIR_WORDS};
+use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, Less, MOST_BLOCKS, Of, Subtrahend};
+use crate::matrix::Matrix;
+use crate::ops::gemm::Job;
+use core::arch::asm;
+use core::arch::x86_64::*;
+use std::marker::PhantomData;
+
+/// Groups of 32 columns in a block: 512 columns of 512 tokens are 512 KiB of B.
+const KC: usize = 16;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Weights that become lines of bfloat16 panels.
+trait Source {
+    /// Bytes of a span.
+    const SPAN_BYTES: usize;
+
+    /// Unpacks the `at`th span of a row: line `i` of the panel's row gets 32 columns of it. Columns beyond
+    /// the row's end are zero.
+    fn unpack(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[u8; STRIPE]]);
+}
+
+/// Blocks of an integer format.
+struct Integers<B>(PhantomData<B>);
+
+impl<B: IntegerBlock> Source for Integers<B> {
+    const SPAN_BYTES: usize = SPAN / B::LEN * size_of::<B>();
+
+    #[inline(always)]
+    fn unpack(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[u8; STRIPE]]) {
+        unpack::<B>(s, row, at, lines);
+    }
+}
+
+/// Numbers that are bfloat16 already, or become it.
+struct Floats<B>(PhantomData<B>);
+
+impl<B: FloatBlock> Source for Floats<B> {
+    const SPAN_BYTES: usize = SPAN * size_of::<B>();
+
+    #[inline(always)]
+    fn unpack(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[u8; STRIPE]]) {
+        let span = &B::cast(row)[at * SPAN..];
+        for i in 0..SPAN / GROUP {
+            let rest = span.get(i * GROUP..).unwrap_or(&[]);
+            let mut padded = [B::zeroed(); GROUP];
+            let whole: &[B; GROUP] = match rest.first_chunk() {
+                Some(whole) => whole,
+                None => {
+                    padded[..rest.len()].copy_from_slice(rest);
+                    &padded
+                }
+            };
+            let line = &mut lines[i * ROWS];
+            if B::BF16 {
+                line.copy_from_slice(B::bytes(whole));
+            } else {
+                let (halves, _) = whole.as_chunks::<LANES>();
+                s.store_bytes(s.to_bf16(B::widen(s, &halves[0]), B::widen(s, &halves[1])), line);
+            }
+        }
+    }
+}
+
+/// [`Source::unpack`] of integers.
+#[inline(always)]
+fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[u8; STRIPE]]) {
+    let n = SPAN / B::LEN;
+    let rest = &B::cast(row)[at * n..];
+    let mut padded = [B::zeroed(); MOST_BLOCKS];
+    let span = match rest.get(..n) {
+        Some(span) => span,
+        None => {
+            padded[..rest.len()].copy_from_slice(rest);
+            &padded[..n]
+        }
+    };
+    let w = B::scales(s, span);
+    let (mut scale, mut min) = ([0.0; LANES], [0.0; LANES]);
+    Of::<B>::each16(s, w.scale, &mut scale);
+    let scale = s.load(&scale);
+    // value = scale * q + offset, in one multiply-add
+    let zero = Less::<B>::ZERO.map_or(0.0, |zero| (1u32 << zero) as f32);
+    let mut offset = s.mul(scale, s.splat(-zero));
+    if Less::<B>::MINS {
+        Of::<B>::each16(s, w.min, &mut min);
+        offset = s.sub(offset, s.load(&min));
+    }
+    for pair in 0..SPAN / STRIPE / 2 {
+        let [a, b] = B::unpack(s, span, pair);
+        let stripes = if Of::<B>::LEN == 32 { row_order(s, a, b) } else { [a, b] };
+        for (i, q) in stripes.into_iter().enumerate() {
+            for half in 0..2 {
+                let group = 4 * pair + 2 * i + half;
+                let pairs = if <B::Lanes as Lanes>::BITS <= 4 && Of::<B>::LEN == 32 {
+                    by_table(q, scale, offset, group)
+                } else {
+                    by_product::<B>(q, scale, offset, group)
+                };
+                s.store_bytes(pairs, &mut lines[group * ROWS]);
+            }
+        }
+    }
+}
+
+/// Undoes [`Simd::regroup`].
+#[inline(always)]
+fn row_order<const LEVEL: u32>(_proof: Avx512<LEVEL>, a: __m512i, b: __m512i) -> [__m512i; 2] {
+    amx! {
+        let first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+        let second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+        [_mm512_permutex2var_epi64(a, first, b), _mm512_permutex2var_epi64(a, second, b)]
+    }
+}
+
+/// A group of nibbles: a table of the sixteen values, rounded once, and a permutation.
+#[inline(always)]
+fn by_table(q: __m512i, scale: __m512, offset: __m512, group: usize) -> __m512i {
+    amx! {
+        let lane = _mm512_set1_epi32(2 * group as i32);
+        let scale = _mm512_permutexvar_ps(lane, scale);
+        let offset = _mm512_permutexvar_ps(lane, offset);
+        let index = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
+        let table = _mm512_cvtneps_pbh(_mm512_fmadd_ps(index, scale, offset));
+        let table = _mm512_castsi256_si512(std::mem::transmute::<__m256bh, __m256i>(table));
+        let q = if group.is_multiple_of(2) { _mm512_castsi512_si256(q) } else { _mm512_extracti64x4_epi64::<1>(q) };
+        _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(q), table)
+    }
+}
+
+/// A group of any integers.
+#[inline(always)]
+fn by_product<B: IntegerBlock>(q: __m512i, scale: __m512, offset: __m512, group: usize) -> __m512i {
+    amx! {
+        let q = if group.is_multiple_of(2) { _mm512_castsi512_si256(q) } else { _mm512_extracti64x4_epi64::<1>(q) };
+        let mut floats = [_mm512_setzero_ps(); 2];
+        for (i, floats) in floats.iter_mut().enumerate() {
+            let q = if i == 0 { _mm256_castsi256_si128(q) } else { _mm256_extracti128_si256::<1>(q) };
+            let q = if <B::Lanes as Lanes>::BITS < 8 { _mm512_cvtepu8_epi32(q) } else { _mm512_cvtepi8_epi32(q) };
+            let lane = _mm512_set1_epi32((2 * group + i) as i32);
+            let scale = _mm512_permutexvar_ps(lane, scale);
+            let offset = _mm512_permutexvar_ps(lane, offset);
+            *floats = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), scale, offset);
+        }
+        std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(floats[1], floats[0]))
+    }
+}
+
+/// The rows of a panel that are to be unpacked, a span at a time.
+struct Unpacking<'a> {
+    w: Matrix<'a>,
+    first: usize,
+    rows: usize,
+    /// Spans of the block of columns: where it starts, and how many.
+    start: usize,
+    spans: usize,
+    done: usize,
+    /// The row and the span at which the panel after this one begins.
+    then: (usize, usize),
+}
+
+impl Unpacking<'_> {
+    fn left(&self) -> usize {
+        self.rows * self.spans - self.done
+    }
+
+    /// Unpacks one more span into `lines`, the panel, and asks for the one in its place in the panel after this.
+    #[inline(always)]
+    fn step<W: Source>(&mut self, s: Avx512<AMX>, lines: &mut [[u8; STRIPE]]) {
+        let (row, span) = (self.done / self.spans, self.done % self.spans);
+        let bytes = self.w.rows_bytes(self.first + row..self.first + row + 1);
+        let line = span * (SPAN / GROUP) * ROWS + row;
+        let ahead = (self.then.0 + row) * self.w.row_stride() + (self.then.1 + span) * W::SPAN_BYTES;
+        for at in (0..W::SPAN_BYTES).step_by(LINE) {
+            s.prefetch(self.w.bytes().as_ptr().wrapping_add(ahead + at));
+        }
+        W::unpack(s, bytes, self.start + span, &mut lines[line..]);
+        self.done += 1;
+    }
+}
+
+/// The bfloat16 engine for integer formats.
+#[inline(always)]
+pub(in super::super) fn gemm_integer<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
+    gemm::<Integers<B>>(s, job);
+}
+
+/// The bfloat16 engine for matrices of floats.
+#[inline(always)]
+pub(in super::super) fn gemm_float<B: FloatBlock>(s: Avx512<AMX>, job: Job<'_>) {
+    gemm::<Floats<B>>(s, job);
+}
+
+#[inline(always)]
+fn gemm<W: Source>(s: Avx512<AMX>, job: Job<'_>) {
+    let Job { w, rows, acts, out, panel, .. } = job;
+    let (k, tokens) = (acts.cols, acts.tokens);
+    assert_eq!(w.cols(), k, "columns of the matrix, features of the activations");
+    let groups = k.div_ceil(STRIPE) * (STRIPE / GROUP);
+    let padded = tokens.next_multiple_of(2 * LANES);
+    assert!(out.len() >= rows.len().div_ceil(LANES) * padded, "room for every tile of the result");
+    let [now, next] = &mut panel.pairs;
+    let (mut now, mut next) = (&mut now[..], &mut next[..]);
+    // Panels in the order in which they are multiplied: those of a block of columns, then those of the next one.
+    let (panels, blocks) = (rows.len().div_ceil(ROWS), groups.div_ceil(KC));
+    let place = |i: usize| (rows.start + i % panels * ROWS, i / panels * KC);
+    let unpacking = |i: usize| {
+        let ((first, start), (then, later)) = (place(i), place(i + 1));
+        let (rows, n) =
+            if i < panels * blocks { (ROWS.min(rows.end - first), KC.min(groups - start)) } else { (0, 0) };
+        let spans = (n * GROUP).div_ceil(SPAN);
+        Unpacking {
+            w,
+            first,
+            rows,
+            start: start * GROUP / SPAN,
+            spans,
+            done: 0,
+            then: (then, later * GROUP / SPAN),
+        }
+    };
+    let tiles = Tiles::configure(s);
+    let mut coming = unpacking(0);
+    while coming.left() > 0 {
+        coming.step::<W>(s, now);
+    }
+    for i in 0..panels * blocks {
+        let (first, start) = place(i);
+        let (n, mut coming) = (KC.min(groups - start), unpacking(i + 1));
+        let panel = Block { a: now, start, n, upper: first + LANES < rows.end };
+        let c = &mut out[(first - rows.start) / LANES * padded..];
+        let (mut debt, work, steps) = (0, coming.left(), padded / ROWS * n);
+        for tile in 0..padded / ROWS {
+            let wide = tokens > tile * ROWS + LANES;
+            let b = &acts.pairs(tile)[start * PAIR_WORDS..][..n * PAIR_WORDS];
+            panel.load(c, tile, padded, wide);
+            for step in 0..n {
+                panel.multiply(b, step, wide);
+                debt += work; // the next panel is unpacked evenly in the shadow of the products
+                while debt >= steps && coming.left() > 0 {
+                    debt -= steps;
+                    coming.step::<W>(s, next);
+                }
+            }
+            panel.store(c, tile, padded, wide);
+        }
+        while coming.left() > 0 {
+            coming.step::<W>(s, next);
+        }
+        std::mem::swap(&mut now, &mut next);
+    }
+    drop(tiles);
+    if acts.turned {
+        return;
+    }
+    let panels = rows.len().div_ceil(LANES);
+    for tile in out[..panels * padded].as_chunks_mut::<LANES>().0 {
+        let mut lines = [s.splat(0.0); LANES];
+        for (r, line) in lines.iter_mut().zip(tile.iter()) {
+            *r = s.load(line);
+        }
+        for (t, line) in transposed(s, lines).into_iter().zip(tile) {
+            s.store(t, line);
+        }
+    }
+}
+
+/// Products of tiles that stay in the first-level cache, as [`Simd::multiply_tiles`] describes them.
+#[inline(always)]
+pub(in super::super) fn multiply(s: Avx512<AMX>, rounds: usize) -> usize {
+    /// Groups of 32 columns: 16 KiB of each operand.
+    const GROUPS: usize = 8;
+    /// Times that they go through the tiles before C is stored.
+    const REPEATS: usize = 16;
+    let (a, b) = (vec![[0; STRIPE]; GROUPS * ROWS], vec![0; GROUPS * PAIR_WORDS]);
+    let mut c = vec![[0.0; LANES]; 2 * ROWS];
+    let panel = Block { a: &a, start: 0, n: GROUPS, upper: true };
+    let tiles = Tiles::configure(s);
+    for _ in 0..rounds {
+        panel.load(&mut c, 0, ROWS, true);
+        for step in 0..REPEATS * GROUPS {
+            panel.multiply(&b, step % GROUPS, true);
+        }
+        panel.store(&mut c, 0, ROWS, true);
+    }
+    drop(tiles);
+    REPEATS * GROUPS * ROWS * ROWS * GROUP
+}
+
+/// A panel of A for one block of columns.
+struct Block<'a> {
+    a: &'a [[u8; STRIPE]],
+    start: usize,
+    n: usize,
+    /// Whether there are more than sixteen rows.
+    upper: bool,
+}
+
+impl Block<'_> {
+    /// The four tiles of C for 32 tokens: rows 0..16 and 16..32, each for tokens 0..16 and 16..32.
+    #[inline(always)]
+    fn c(&self, c: &mut [[f32; LANES]], tile: usize, padded: usize) -> [*mut f32; 2] {
+        let upper = if self.upper { padded } else { 0 };
+        assert!(c.len() >= upper + (tile + 1) * ROWS, "room for the tiles of C");
+        let base = c.as_mut_ptr().cast::<f32>().wrapping_add(tile * ROWS * LANES);
+        let [low, high] = [base, base.wrapping_add(upper * LANES)];
+        [low, high]
+    }
+
+    #[inline(always)]
+    fn load(&self, c: &mut [[f32; LANES]], tile: usize, padded: usize, wide: bool) {
+        let [low, high] = self.c(c, tile, padded);
+        // SAFETY: `c` checked that 32 lines of 64 bytes lie at both pointers; the tiles are configured.
+        unsafe {
+            if self.start == 0 {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    options(nostack, nomem)
+                );
+                return;
+            }
+            asm!("tileloadd tmm0, [{c} + {s}]", rest!(), "tileloadd tmm2, [{d} + {s}]", rest!(),
+                 c = in(reg) low, d = in(reg) high, s = in(reg) 64usize, options(nostack, readonly));
+            if wide {
+                asm!("tileloadd tmm1, [{c} + {s} + 1024]", rest!(), "tileloadd tmm3, [{d} + {s} + 1024]", rest!(),
+                     c = in(reg) low, d = in(reg) high, s = in(reg) 64usize, options(nostack, readonly));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn multiply(&self, b: &[i32], step: usize, wide: bool) {
+        let a = self.a[step * ROWS..][..ROWS].as_ptr();
+        let b = b[step * PAIR_WORDS..][..PAIR_WORDS].as_ptr();
+        // SAFETY: both slices were checked to hold two tiles, 2 KiB; the tiles are configured.
+        unsafe {
+            if wide {
+                asm!("tileloadd tmm6, [{b} + {s}]", rest!(), "tileloadd tmm4, [{a} + {s}]", rest!(),
+                     "tileloadd tmm7, [{b} + {s} + 1024]", rest!(), "tdpbf16ps tmm0, tmm4, tmm6", rest!(),
+                     "tileloadd tmm5, [{a} + {s} + 1024]", rest!(), "tdpbf16ps tmm1, tmm4, tmm7", rest!(),
+                     "tdpbf16ps tmm2, tmm5, tmm6", rest!(), "tdpbf16ps tmm3, tmm5, tmm7", rest!(),
+                     a = in(reg) a, b = in(reg) b, s = in(reg) 64usize, options(nostack, readonly));
+            } else {
+                asm!("tileloadd tmm6, [{b} + {s}]", rest!(), "tileloadd tmm4, [{a} + {s}]", rest!(), "tdpbf16ps tmm0, tmm4, tmm6", rest!(),
+                     "tileloadd tmm5, [{a} + {s} + 1024]", rest!(), "tdpbf16ps tmm2, tmm5, tmm6", rest!(),
+                     a = in(reg) a, b = in(reg) b, s = in(reg) 64usize, options(nostack, readonly));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store(&self, c: &mut [[f32; LANES]], tile: usize, padded: usize, wide: bool) {
+        let [low, high] = self.c(c, tile, padded);
+        debug_assert!(self.n > 0);
+        // SAFETY: as in `load`. Without upper rows both pointers are equal, and the lower tiles are
+        // stored last.
+        unsafe {
+            asm!("tilestored [{d} + {s}], tmm2", rest!(), "tilestored [{c} + {s}], tmm0", rest!(),
+                 c = in(reg) low, d = in(reg) high, s = in(reg) 64usize, options(nostack));
+            if wide {
+                asm!("tilestored [{d} + {s} + 1024], tmm3", rest!(), "tilestored [{c} + {s} + 1024], tmm1", rest!(),
+                     c = in(reg) low, d = in(reg) high, s = in(reg) 64usize, options(nostack));
+            }
+        }
+    }
+}
