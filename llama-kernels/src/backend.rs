@@ -110,9 +110,8 @@ impl<S: Simd> Backend for S {
         with_block!(format,
             float B => match layout {
                 Layout::Rows => Form::Floats,
-                Layout::Pairs if const { rounded::<S, B>() } => Form::Pairs,
-                _ if const { rounded::<S, B>() } && tokens >= S::PAIR_PANELS_FROM => Form::PairColumns,
-                _ if const { rounded::<S, B>() } => Form::Pairs,
+                _ if in_pairs::<S, B>(layout) && tokens >= S::PAIR_PANELS_FROM => Form::PairColumns,
+                _ if in_pairs::<S, B>(layout) => Form::Pairs,
                 _ if tokens >= S::PANELS_FROM => Form::Columns,
                 _ => Form::Floats,
             },
@@ -158,7 +157,7 @@ impl<S: Simd> Backend for S {
                             self.run_streams(gemv::Float::<B> { w, rows: rows.clone(), x, out, block: PhantomData });
                         }
                     }
-                } else if const { rounded::<S, B>() } && acts.layout != Layout::Rows {
+                } else if in_pairs::<S, B>(acts.layout) {
                     self.run(GemmPairs::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
                 } else {
                     self.run_floats(GemmFloat::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
@@ -170,7 +169,7 @@ impl<S: Simd> Backend for S {
                         integer_rows::<S, B>(*self, w, rows, acts, out);
                     }
                 } else {
-                    self.run_tiles(GemmInteger::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
+                    self.run_tiles(acts.layout, GemmInteger::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
                 }
             }
         );
@@ -280,6 +279,12 @@ const fn rounded<S: Simd, B: FloatBlock>() -> bool {
         FloatKind::F16 => S::F16_ROUNDED,
         FloatKind::BF16 => S::BF16,
     }
+}
+
+/// The same for a batch in this layout: where there are matrix tiles, nothing else multiplies bfloat16.
+fn in_pairs<S: Simd, B: FloatBlock>(layout: Layout) -> bool {
+    const { rounded::<S, B>() }
+    &&layout != Layout::Rows && (layout == Layout::Pairs) == (S::LAYOUT == Layout::Pairs)
 }
 
 struct GemmPairs<'a, B>(gemm::Job<'a>, PhantomData<B>);

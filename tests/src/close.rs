@@ -85,7 +85,7 @@ impl Activations {
     /// bfloat16 weights and, with matrix tiles, of quantized ones.
     pub fn on(isa: &str, format: Format, tokens: usize, deterministic: bool) -> Activations {
         let rounds = match isa {
-            "amx" => format != Format::F32,
+            "amx" => format != Format::F32 && tokens >= 24,
             "avx512bf16" => format == Format::BF16,
             _ => false,
         };

@@ -93,6 +93,21 @@ pub(super) fn nibble_halves<S: Simd>(s: S, x: S::I) -> [S::I; 2] {
     [s.and(x, s.splat_u8(15)), s.and(s.shr_halves(x, 4, 4), s.splat_u8(15))]
 }
 
+/// The nibbles of the last sixteen bytes of four blocks of 32 weights, in the order of the row.
+#[inline(always)]
+pub(super) fn nibbles_in_order<S: Simd, const N: usize>(
+    s: S,
+    blocks: &[[u8; N]; 8],
+    pair: usize,
+) -> [S::I; 2] {
+    let q = |i: usize| blocks[4 * pair + i].last_chunk().expect("sixteen bytes");
+    let mut stripes = [s.quarters([q(0), q(0), q(1), q(1)]), s.quarters([q(2), q(2), q(3), q(3)])];
+    for stripe in &mut stripes {
+        *stripe = s.and(s.shr_quarters(*stripe, [0, 4, 0, 4]), s.splat_u8(15));
+    }
+    stripes
+}
+
 /// A span's nibbles [arranged](super::Grouping::arrange): two registers of packed ones, each the sixteen bytes of four blocks.
 #[inline(always)]
 pub(super) fn arranged_nibbles<S: Simd>(s: S, [first, last]: [S::I; 2]) -> [S::I; 4] {

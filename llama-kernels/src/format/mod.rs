@@ -159,6 +159,14 @@ pub trait IntegerBlock: Block {
     /// [`Grouping`] asks for.
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2];
 
+    /// The integers of the `pair`th half of a span in the order of the row, as matrix tiles want them: [`unpack`](Self::unpack)ed
+    /// and regrouped. Formats whose fields lie side by side take them from where they are.
+    #[inline(always)]
+    fn in_order<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        let [a, b] = Self::unpack(s, span, pair);
+        if Of::<Self>::LEN == 32 { s.ungroup(a, b) } else { [a, b] }
+    }
+
     /// The integers of a span as few tokens' products want them: [`unpack`](Self::unpack)ed and
     /// [arranged](Grouping::arrange). Formats whose fields lie side by side arrange them as they are packed.
     #[inline(always)]

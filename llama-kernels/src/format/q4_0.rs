@@ -50,6 +50,11 @@ impl IntegerBlock for Q4_0 {
     }
 
     #[inline(always)]
+    fn in_order<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        bits::nibbles_in_order::<S, 18>(s, bits::eight(span), pair)
+    }
+
+    #[inline(always)]
     fn arranged<S: Simd>(s: S, span: &[Self]) -> [S::I; 4] {
         let blocks = bits::eight(span);
         bits::arranged_nibbles(s, [s.strided::<18>(blocks, 0), s.strided::<18>(blocks, 1)])

@@ -54,6 +54,11 @@ impl IntegerBlock for Q4_1 {
     }
 
     #[inline(always)]
+    fn in_order<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        bits::nibbles_in_order::<S, 20>(s, bits::eight(span), pair)
+    }
+
+    #[inline(always)]
     fn arranged<S: Simd>(s: S, span: &[Self]) -> [S::I; 4] {
         let blocks = bits::eight(span);
         bits::arranged_nibbles(s, [s.strided::<20>(blocks, 0), s.strided::<20>(blocks, 1)])

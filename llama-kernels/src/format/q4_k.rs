@@ -159,6 +159,16 @@ impl IntegerBlock for Q4_K {
     }
 
     #[inline(always)]
+    fn in_order<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        let [a, b] = [&span[0].q[2 * pair], &span[0].q[2 * pair + 1]];
+        let mut stripes = [s.halves(a, a), s.halves(b, b)];
+        for stripe in &mut stripes {
+            *stripe = s.and(s.shr_halves(*stripe, 0, 4), s.splat_u8(15));
+        }
+        stripes
+    }
+
+    #[inline(always)]
     fn arranged<S: Simd>(s: S, span: &[Self]) -> [S::I; 4] {
         arranged(s, &span[0].q)
     }

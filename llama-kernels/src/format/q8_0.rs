@@ -53,6 +53,12 @@ impl IntegerBlock for Q8_0 {
     }
 
     #[inline(always)]
+    fn in_order<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
+        let [a, b, c, d] = &span[4 * pair..][..4] else { unreachable!("four blocks") };
+        [s.halves(&a.q, &b.q), s.halves(&c.q, &d.q)]
+    }
+
+    #[inline(always)]
     fn pack<S: Simd>(s: S, rows: &[&[Self]; LANES], to: &mut Sixteen<'_>) {
         let bytes = bits::spans::<Self, { 8 * 34 }>(rows);
         for (i, lines) in to.bytes.as_chunks_mut::<4>().0.iter_mut().enumerate() {

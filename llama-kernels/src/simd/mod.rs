@@ -131,8 +131,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         self.run(kernel)
     }
 
-    /// The same for products of integers with many tokens.
-    fn run_tiles<K: Kernel>(self, kernel: K) -> K::Out {
+    /// The same for products of integers with many tokens, prepared in this layout.
+    fn run_tiles<K: Kernel>(self, _layout: Layout, kernel: K) -> K::Out {
         self.run(kernel)
     }
 
@@ -258,6 +258,11 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     }
     /// Two stripes in the order of the row, regrouped: of each 32 bytes the first half, then the second ones.
     fn regroup(self, a: Self::I, b: Self::I) -> [Self::I; 2];
+    /// The inverse.
+    #[inline(always)]
+    fn ungroup(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
+        plain::ungroup(self, a, b)
+    }
     /// Of each sixteen bytes of both, the first halves, `N` bytes (4 or 8) of each in turns; and the second halves.
     #[inline(always)]
     fn zip<const N: usize>(self, a: Self::I, b: Self::I) -> [Self::I; 2] {

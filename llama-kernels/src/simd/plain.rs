@@ -26,6 +26,16 @@ pub(super) fn fours<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; LANES], at:
     lines.map(|line| s.load_bytes(&line))
 }
 
+/// [`Simd::ungroup`]
+#[inline(always)]
+pub(super) fn ungroup<S: Simd>(s: S, a: S::I, b: S::I) -> [S::I; 2] {
+    let mut both = [[0; STRIPE]; 2];
+    s.store_bytes(a, &mut both[0]);
+    s.store_bytes(b, &mut both[1]);
+    let [a, b] = both.each_ref().map(|x| x.as_chunks::<16>().0);
+    [s.quarters([&a[0], &b[0], &a[1], &b[1]]), s.quarters([&a[2], &b[2], &a[3], &b[3]])]
+}
+
 /// [`Simd::zip`]
 #[inline(always)]
 pub(super) fn zip<S: Simd, const N: usize>(s: S, a: S::I, b: S::I) -> [S::I; 2] {

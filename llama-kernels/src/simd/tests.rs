@@ -121,6 +121,8 @@ impl Kernel for All {
             ("strided 24", int(s.strided::<24>(&from_fn(|i| from_fn(|j| x[(23 * i + j) % STRIPE])), 1))),
             ("regroup, first", int(s.regroup(iw, ix)[0])),
             ("regroup, second", int(s.regroup(iw, ix)[1])),
+            ("ungroup, first", int(s.ungroup(iw, ix)[0])),
+            ("ungroup, second", int(s.ungroup(iw, ix)[1])),
             ("and", int(s.and(iw, ix))),
             ("or", int(s.or(iw, ix))),
             ("xor", int(s.xor(iw, ix))),

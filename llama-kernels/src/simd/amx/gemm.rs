@@ -110,73 +110,74 @@ fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[
         }
     };
     let w = B::scales(s, span);
-    let (mut scale, mut min) = ([0.0; LANES], [0.0; LANES]);
+    let (mut scale, mut offset, mut min) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
     Of::<B>::each16(s, w.scale, &mut scale);
-    let scale = s.load(&scale);
     // value = scale * q + offset, in one multiply-add
     let zero = Less::<B>::ZERO.map_or(0.0, |zero| (1u32 << zero) as f32);
-    let mut offset = s.mul(scale, s.splat(-zero));
+    let mut offsets = s.mul(s.load(&scale), s.splat(-zero));
     if Less::<B>::MINS {
         Of::<B>::each16(s, w.min, &mut min);
-        offset = s.sub(offset, s.load(&min));
+        offsets = s.sub(offsets, s.load(&min));
     }
+    s.store(offsets, &mut offset);
+    // Each is repeated as it is loaded: from a register that takes one of the permutations, which are what counts here.
+    // SAFETY: nothing is done; but the compiler has to have these numbers in memory, and may not know them.
+    unsafe { asm!("/* {} {} */", in(reg) &scale, in(reg) &offset, options(nostack, preserves_flags)) }
     for pair in 0..SPAN / STRIPE / 2 {
-        let [a, b] = B::unpack(s, span, pair);
-        let stripes = if Of::<B>::LEN == 32 { row_order(s, a, b) } else { [a, b] };
-        for (i, q) in stripes.into_iter().enumerate() {
-            for half in 0..2 {
-                let group = 4 * pair + 2 * i + half;
-                let pairs = if <B::Lanes as Lanes>::BITS <= 4 && Of::<B>::LEN == 32 {
-                    by_table(q, scale, offset, group)
-                } else {
-                    by_product::<B>(q, scale, offset, group)
-                };
-                s.store_bytes(pairs, &mut lines[group * ROWS]);
+        let stripes = B::in_order(s, span, pair);
+        for i in 0..2 {
+            let at = 8 * pair + 4 * i;
+            let (scale, offset) = (&scale[at..][..4], &offset[at..][..4]);
+            let groups = if <B::Lanes as Lanes>::BITS <= 4 && Of::<B>::LEN == 32 {
+                by_table(s, stripes[i], scale, offset)
+            } else {
+                by_product::<B>(s, stripes[i], scale, offset)
+            };
+            for (half, groups) in groups.iter().enumerate() {
+                s.store_bytes(*groups, &mut lines[(at / 2 + half) * ROWS]);
             }
         }
     }
 }
 
-/// Undoes [`Simd::regroup`].
+/// Two groups of nibbles: a table of the sixteen values of each, rounded once, and a permutation.
 #[inline(always)]
-fn row_order<const LEVEL: u32>(_proof: Avx512<LEVEL>, a: __m512i, b: __m512i) -> [__m512i; 2] {
+fn by_table(s: Avx512<AMX>, q: __m512i, scale: &[f32], offset: &[f32]) -> [__m512i; 2] {
     amx! {
-        let first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
-        let second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-        [_mm512_permutex2var_epi64(a, first, b), _mm512_permutex2var_epi64(a, second, b)]
-    }
-}
-
-/// A group of nibbles: a table of the sixteen values, rounded once, and a permutation.
-#[inline(always)]
-fn by_table(q: __m512i, scale: __m512, offset: __m512, group: usize) -> __m512i {
-    amx! {
-        let lane = _mm512_set1_epi32(2 * group as i32);
-        let scale = _mm512_permutexvar_ps(lane, scale);
-        let offset = _mm512_permutexvar_ps(lane, offset);
         let index = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
-        let table = _mm512_cvtneps_pbh(_mm512_fmadd_ps(index, scale, offset));
-        let table = _mm512_castsi256_si512(std::mem::transmute::<__m256bh, __m256i>(table));
-        let q = if group.is_multiple_of(2) { _mm512_castsi512_si256(q) } else { _mm512_extracti64x4_epi64::<1>(q) };
-        _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(q), table)
+        let first = _mm512_fmadd_ps(index, s.splat(scale[0]), s.splat(offset[0]));
+        let second = _mm512_fmadd_ps(index, s.splat(scale[2]), s.splat(offset[2]));
+        let table = s.to_bf16(first, second);
+        // The second group's nibbles are indices of the table's second half.
+        let q = _mm512_or_si512(q, _mm512_setr_epi64(0, 0, 0, 0, SIXTEENS, SIXTEENS, SIXTEENS, SIXTEENS));
+        let [a, b] = [_mm512_castsi512_si256(q), _mm512_extracti64x4_epi64::<1>(q)];
+        [
+            _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(a), table),
+            _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(b), table),
+        ]
     }
 }
 
-/// A group of any integers.
+/// Eight bytes of sixteen.
+const SIXTEENS: i64 = 0x1010_1010_1010_1010;
+
+/// Two groups of any integers.
 #[inline(always)]
-fn by_product<B: IntegerBlock>(q: __m512i, scale: __m512, offset: __m512, group: usize) -> __m512i {
+fn by_product<B: IntegerBlock>(s: Avx512<AMX>, q: __m512i, scale: &[f32], offset: &[f32]) -> [__m512i; 2] {
     amx! {
-        let q = if group.is_multiple_of(2) { _mm512_castsi512_si256(q) } else { _mm512_extracti64x4_epi64::<1>(q) };
-        let mut floats = [_mm512_setzero_ps(); 2];
-        for (i, floats) in floats.iter_mut().enumerate() {
-            let q = if i == 0 { _mm256_castsi256_si128(q) } else { _mm256_extracti128_si256::<1>(q) };
+        let quarters = [
+            _mm512_castsi512_si128(q),
+            _mm512_extracti32x4_epi32::<1>(q),
+            _mm512_extracti32x4_epi32::<2>(q),
+            _mm512_extracti32x4_epi32::<3>(q),
+        ];
+        let mut x = [_mm512_setzero_ps(); 4];
+        for i in 0..4 {
+            let q = quarters[i];
             let q = if <B::Lanes as Lanes>::BITS < 8 { _mm512_cvtepu8_epi32(q) } else { _mm512_cvtepi8_epi32(q) };
-            let lane = _mm512_set1_epi32((2 * group + i) as i32);
-            let scale = _mm512_permutexvar_ps(lane, scale);
-            let offset = _mm512_permutexvar_ps(lane, offset);
-            *floats = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), scale, offset);
+            x[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), s.splat(scale[i]), s.splat(offset[i]));
         }
-        std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(floats[1], floats[0]))
+        [s.to_bf16(x[0], x[1]), s.to_bf16(x[2], x[3])]
     }
 }
 
