@@ -6,7 +6,6 @@ use llama_core::gguf::Gguf;
 use llama_core::synth::{Shape, Spec, Synth};
 use llama_core::{Model, Options, Sampler, Token};
 use llama_kernels::{Cpu, CpuOptions, Format, KvType};
-use llama_tests::close::Activations;
 use llama_tests::naive::Naive;
 use llama_tests::shapes::Data;
 use std::fs::File;

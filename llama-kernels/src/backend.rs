@@ -283,8 +283,8 @@ const fn rounded<S: Simd, B: FloatBlock>() -> bool {
 
 /// The same for a batch in this layout: where there are matrix tiles, nothing else multiplies bfloat16.
 fn in_pairs<S: Simd, B: FloatBlock>(layout: Layout) -> bool {
-    const { rounded::<S, B>() }
-    &&layout != Layout::Rows && (layout == Layout::Pairs) == (S::LAYOUT == Layout::Pairs)
+    let rounded = const { rounded::<S, B>() };
+    rounded && layout != Layout::Rows && (layout == Layout::Pairs) == (S::LAYOUT == Layout::Pairs)
 }
 
 struct GemmPairs<'a, B>(gemm::Job<'a>, PhantomData<B>);

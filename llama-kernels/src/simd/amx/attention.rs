@@ -206,8 +206,8 @@ impl<'a, const PARTS: usize> Split<'a, PARTS> {
     #[inline(always)]
     fn line<const PAIRS: bool>(&mut self, s: Avx512<AMX>, at: usize, a: __m512, b: __m512) {
         let split = split::<PARTS, PAIRS>(s, a, b);
-        for i in 0..PARTS {
-            s.store_bytes(split[i], &mut self.0[i][at]);
+        for (part, line) in split.iter().zip(&mut self.0) {
+            s.store_bytes(*part, &mut line[at]);
         }
     }
 }
@@ -221,8 +221,8 @@ fn weigh<const PARTS: usize>(
     state: &mut [[f32; LANES]; 2],
 ) -> ([__m512; TILE_LINES], f32) {
     let mut x = [s.splat(0.0); TILE_LINES];
-    for i in 0..TILE_LINES {
-        x[i] = s.load(&scores[i]);
+    for (x, scores) in x.iter_mut().zip(scores) {
+        *x = s.load(scores);
     }
     let mut largest = x[0];
     for x in &x[1..] {
@@ -236,12 +236,12 @@ fn weigh<const PARTS: usize>(
         (maximum, sum) = (s.splat(new), s.mul(sum, s.splat(factor)));
         m[0] = new;
     }
-    for i in 0..TILE_LINES {
-        x[i] = exp2(s, s.sub(x[i], maximum));
+    for x in &mut x {
+        *x = exp2(s, s.sub(*x, maximum));
         if PARTS == 1 {
-            x[i] = rounded(s, x[i]); // what is added up is what values are multiplied by
+            *x = rounded(s, *x); // what is added up is what values are multiplied by
         }
-        sum = s.add(sum, x[i]);
+        sum = s.add(sum, *x);
     }
     s.store(sum, total);
     (x, factor)

@@ -124,14 +124,13 @@ fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[
     // SAFETY: nothing is done; but the compiler has to have these numbers in memory, and may not know them.
     unsafe { asm!("/* {} {} */", in(reg) &scale, in(reg) &offset, options(nostack, preserves_flags)) }
     for pair in 0..SPAN / STRIPE / 2 {
-        let stripes = B::in_order(s, span, pair);
-        for i in 0..2 {
+        for (i, stripe) in B::in_order(s, span, pair).iter().enumerate() {
             let at = 8 * pair + 4 * i;
             let (scale, offset) = (&scale[at..][..4], &offset[at..][..4]);
             let groups = if <B::Lanes as Lanes>::BITS <= 4 && Of::<B>::LEN == 32 {
-                by_table(s, stripes[i], scale, offset)
+                by_table(s, *stripe, scale, offset)
             } else {
-                by_product::<B>(s, stripes[i], scale, offset)
+                by_product::<B>(s, *stripe, scale, offset)
             };
             for (half, groups) in groups.iter().enumerate() {
                 s.store_bytes(*groups, &mut lines[(at / 2 + half) * ROWS]);
