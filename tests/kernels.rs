@@ -91,8 +91,8 @@ impl Product {
 
     /// The answer to something that follows from products of this format.
     fn map(format: Format, tokens: usize, answer: impl Fn(Activations) -> Answer) -> Product {
-        let tiles = Activations::on("amx", format, tokens, false);
-        let tiles = (tiles == Activations::Bf16).then(|| answer(tiles));
+        let rounds = |isa| Activations::on(isa, format, tokens, false) == Activations::Bf16;
+        let tiles = (rounds("amx") || rounds("avx512bf16")).then(|| answer(Activations::Bf16));
         Product { format, tokens, rounded: [Some(answer(Activations::of(format))), tiles] }
     }
 

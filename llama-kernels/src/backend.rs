@@ -110,8 +110,10 @@ impl<S: Simd> Backend for S {
         with_block!(format,
             float B => match layout {
                 Layout::Rows => Form::Floats,
-                _ if in_pairs::<S, B>(layout) && tokens >= S::PAIR_PANELS_FROM => Form::PairColumns,
-                _ if in_pairs::<S, B>(layout) => Form::Pairs,
+                _ if in_pairs::<S, B>(layout) => match tokens >= S::PAIR_PANELS_FROM && layout != Layout::Pairs {
+                    true => Form::PairColumns,
+                    false => Form::Pairs,
+                },
                 _ if tokens >= S::PANELS_FROM => Form::Columns,
                 _ => Form::Floats,
             },
