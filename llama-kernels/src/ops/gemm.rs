@@ -44,13 +44,13 @@
 //! to 1.13. Else weights are asked for while others are unpacked, and memory rests while panels are
 //! multiplied.
 //!
-//! AMX replaces the integer engine by one of its own, in bfloat16 (`simd/amx.rs`), which needs no scaling per group:
-//! when it was written, a prompt of 512 tokens through a 1.1B model in Q4_0 ran at 135 tokens/s on AVX2, 272 on
+//! AMX replaces the integer engine by one of its own, in bfloat16 (`simd/amx/gemm.rs`), for 24 tokens and more; it needs no
+//! scaling per group: when it was written, a prompt of 512 tokens through a 1.1B model in Q4_0 ran at 135 tokens/s on AVX2, 272 on
 //! AVX512-VNNI and 520 on AMX (two cores of an Emerald Rapids Xeon).
 //!
 //! The float engine unpacks nothing and reads both operands where they lie ([`super::dots`]); on AVX2, many tokens go
-//! through panels ([`super::floats`]). Weights that are bfloat16 themselves go through AMX's engine, and on AVX512-BF16
-//! through the float engine with a dot product of pairs (`simd/avx512/bf16.rs`); their activations are rounded then.
+//! through panels ([`super::floats`]). Weights that are bfloat16 or half precision go through AMX's engine, and on
+//! AVX512-BF16 those that are bfloat16 through the float engine with a dot product of pairs (`simd/avx512/bf16.rs`); their activations are rounded then.
 //!
 //! C is reloaded as the initial accumulator of the next block of columns, never added afterwards, so
 //! that the size of a block does not change a bit of the result.
