@@ -1,9 +1,10 @@
 //! Attention of many rows on matrix tiles.
 //!
-//! Where queries, keys and values are made of what was rounded to bfloat16 anyway, they are rounded once more. Elsewhere
-//! each operand is split into two such numbers, the rounded one and what it lacks, and three products of these are added
-//! up: what is left out, and rounded, is less than 2^-14 of each product, and half of the time is spent on it. Numbers of a
-//! cache in half precision or bfloat16 are split exactly.
+//! Each operand is split into two numbers in bfloat16, the rounded one and what it lacks, and three products of these are
+//! added up: what is left out, and rounded, is less than 2^-14 of each product. Numbers of a cache in half precision or
+//! bfloat16 are split exactly. Who asks for it gets operands that are just rounded, in two thirds of the time; but a trained
+//! model in BF16 diverged by 0.00047 nats a token then, where rounding the activations of its products alone, on
+//! AVX512-BF16, cost 0.00004.
 //!
 //! ```text
 //! split the queries                                          once
