@@ -136,7 +136,7 @@ fn attention_of_one<F: FnOnce() -> Caches>(
         let Caches { layers, qkv } = &**caches;
         let last = &qkv[qkv.len() - qkv.len() / DEPTH..];
         let mut y = vec![0.0; HEADS.query * HEADS.dim];
-        repeat(cpu, 1, |ops| ops.attention(&mut y, last, &layers[0], HEADS.query, DEPTH - 1, false));
+        repeat(cpu, 1, |ops| ops.attention(&mut y, last, &layers[0], HEADS.query, 1, DEPTH - 1));
         check_last(&layers[0], qkv, &y);
 
         let bytes = layers[0].shape().bytes();
@@ -144,7 +144,7 @@ fn attention_of_one<F: FnOnce() -> Caches>(
         let work = move |n| {
             repeat(cpu, n, |ops| {
                 let layer = layer.next().expect("an endless iterator");
-                ops.attention(&mut y, last, layer, HEADS.query, DEPTH - 1, false);
+                ops.attention(&mut y, last, layer, HEADS.query, 1, DEPTH - 1);
             });
         };
         (Figure::read(bytes, memory, cpu.threads()), work)
@@ -159,7 +159,7 @@ fn attention_of_many(c: &mut Criterion, cpu: &Cpu, kind: KvType, start: usize) {
         let batch = qkv[qkv.len() / all * start..].to_vec();
         let mut y = vec![0.0; TOKENS * HEADS.query * HEADS.dim];
         let layer = layer(cpu, kind, &qkv, all);
-        repeat(cpu, 1, |ops| ops.attention(&mut y, &batch, &layer, HEADS.query, start, false));
+        repeat(cpu, 1, |ops| ops.attention(&mut y, &batch, &layer, HEADS.query, TOKENS, start));
         check_last(&layer, &qkv, &y);
 
         // Two products, each a multiplication and an addition, for every pair of positions.
@@ -167,7 +167,7 @@ fn attention_of_many(c: &mut Criterion, cpu: &Cpu, kind: KvType, start: usize) {
         let operations = (4 * pairs * HEADS.query * HEADS.dim) as f64;
         let peak = float_peak(cpu.isa(), cpu.threads(), PROBE);
         let work = move |n| {
-            repeat(cpu, n, |ops| ops.attention(&mut y, &batch, &layer, HEADS.query, start, false));
+            repeat(cpu, n, |ops| ops.attention(&mut y, &batch, &layer, HEADS.query, TOKENS, start));
         };
         (Figure::compute(operations, peak, "the ISA's multiply-adds"), work)
     });

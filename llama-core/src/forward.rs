@@ -58,7 +58,7 @@ pub(crate) fn forward(
             cpu.head_norms(s.qkv, n, norms, cfg.norm_eps);
             cpu.rope(s.qkv, n, turning, cfg.head_dim, s.rope, pass.rotation.pairs);
             cpu.push_kv(kv, s.qkv, n, start);
-            cpu.attention(s.att, s.qkv, kv, cfg.n_heads, start, false); // softmax(q k^T / sqrt(d)) v, causal
+            cpu.attention(s.att, s.qkv, kv, cfg.n_heads, n, start); // softmax(q k^T / sqrt(d)) v, causal
             cpu.matmul_add(s.x, layer.attn_output.matrix(), s.att); // x += Wo att
 
             cpu.rmsnorm(s.xn, s.x, &layer.ffn_norm, cfg.norm_eps);

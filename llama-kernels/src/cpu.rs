@@ -280,12 +280,13 @@ impl Ops<'_> {
     /// Chooses the layout for a batch, and prepares it if one of the matrices wants that.
     fn prepare(&self, acts: &mut Acts, weights: &[Matrix<'_>], x: &[f32], cols: usize, tokens: usize) {
         let backend = self.cpu.backend;
-        let layout = self.layout(tokens);
+        let rows = self.deterministic || tokens <= Acts::ROWS_MAX;
+        let layout = if rows { Layout::Rows } else { backend.layout(tokens) };
         let wanted = |form| weights.iter().any(|w| backend.form(w.format(), layout, tokens) == form);
         acts.reshape(tokens, cols, layout, wanted);
         acts.alone = self.deterministic;
-        let of_tiles = |w: &Matrix<'_>| backend.form(w.format(), layout, tokens) == Form::Pairs;
-        acts.turned = layout == Layout::Pairs && weights.iter().all(of_tiles);
+        let in_tiles = |w: &Matrix<'_>| backend.form(w.format(), layout, tokens) == Form::Pairs;
+        acts.turned = layout == Layout::Pairs && weights.iter().all(in_tiles);
         let tile = layout.tile() * cols;
         let bytes = wanted(Form::Bytes16) || wanted(Form::Bytes32);
         if !bytes && ![Form::Pairs, Form::Columns, Form::PairColumns].into_iter().any(wanted) {
@@ -447,18 +448,10 @@ impl Ops<'_> {
         });
     }
 
-    /// How a batch of so many tokens is prepared.
-    fn layout(&self, tokens: usize) -> Layout {
-        let rows = self.deterministic || tokens <= Acts::ROWS_MAX;
-        if rows { Layout::Rows } else { self.cpu.backend.layout(tokens) }
-    }
-
     /// `out[t] = softmax(q[t] K^T / sqrt(d)) V` for each head, over positions `0..=start + t`.
     ///
-    /// `qkv` is as for [`push_kv`](Self::push_kv), `out` holds rows of `heads` values, one a token. Query
-    /// heads share KV heads in consecutive groups. If `rounded`, what is multiplied may be rounded to bfloat16:
-    /// matrix tiles take two thirds of the time then, and stories260K, a tiny model with heads of eight features, loses 0.0005
-    /// nats a token.
+    /// `qkv` is as for [`push_kv`](Self::push_kv), `out` holds `tokens` rows of `heads` values. Query
+    /// heads share KV heads in consecutive groups.
     ///
     /// # Panics
     /// If `heads` is no multiple of the cache's, or the lengths do not fit.
@@ -468,23 +461,21 @@ impl Ops<'_> {
         qkv: &[f32],
         kv: &KvLayer,
         heads: usize,
+        tokens: usize,
         start: usize,
-        rounded: bool,
     ) {
         let shape = kv.shape();
-        let tokens = out.len().checked_div(heads * shape.value_dim).unwrap_or(0);
         assert!(
             heads.is_multiple_of(shape.heads) && start + tokens <= shape.positions,
             "{heads} heads over {}",
             shape.heads
         );
-        assert_eq!(out.len(), tokens * heads * shape.value_dim, "tokens of {heads} heads");
+        assert_eq!(out.len(), tokens * heads * shape.value_dim, "{tokens} tokens of {heads} heads");
         let _span = self.span(|| Work::attention(kv, heads, tokens, start));
         let features = qkv.len().checked_div(tokens).unwrap_or(0);
-        assert_eq!(qkv.len(), tokens * features, "{tokens} tokens of queries, keys and values");
         let group = heads / shape.heads;
         let (exact, out) = (self.deterministic, Parts::new(out));
-        let job = Attention { ops: self, qkv, kv, features, group, heads, start, exact, rounded, out };
+        let job = Attention { ops: self, qkv, kv, features, group, heads, start, exact, out };
         job.run(tokens);
     }
 }

@@ -300,12 +300,9 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], heads: Heads) -> Answer {
     attention_within(q, k, v, heads, usize::MAX, 0.0)
 }
 
-/// What matrix tiles make of one of attention's products, relative to it: `rounded` to bfloat16, both operands are off by
-/// half a unit of 8 bits. Else each is two such numbers, 16 bits, and the product of the lesser ones is left out.
-pub fn tiled_product(rounded: bool) -> f64 {
-    let half = 2f64.powi(-8);
-    if rounded { (1.0 + half).powi(2) - 1.0 } else { 3.1 * half * half }
-}
+/// What matrix tiles make of one of attention's products, relative to it: both operands are two numbers of 8 bits, 16
+/// bits together, and the product of the lesser ones is left out.
+pub const TILED_PRODUCT: f64 = 3.1 / 65536.0;
 
 /// The same where a token at position `i` sees position `j` only if `i - j < window`, and products are off by some part of
 /// them before they are added up.

@@ -365,7 +365,7 @@ mod tests {
         cpu.region(false, |ops| {
             ops.rope(&mut qkv.clone(), tokens, heads + 2, dim, &tables, Pairs::Adjacent);
             ops.push_kv(&mut kv, &qkv, tokens, start);
-            ops.attention(&mut vec![0.0; tokens * heads * dim], &qkv, &kv, heads, start, false);
+            ops.attention(&mut vec![0.0; tokens * heads * dim], &qkv, &kv, heads, tokens, start);
         });
         let records = cpu.recorded().unwrap().records;
         let names: Vec<&str> = records.iter().map(|r| r.operation.name()).collect();

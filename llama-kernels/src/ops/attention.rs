@@ -81,7 +81,7 @@ pub(crate) struct Scratch {
     pub values: Buffer<[f32; LANES]>,
     pub scores: Buffer<[f32; LANES]>,
     pub factors: Buffer<f32>,
-    /// Operands of matrix tiles, each as two sets of lines of bfloat16.
+    /// What matrix tiles multiply, each as two sets of lines of bfloat16.
     #[allow(dead_code, reason = "not every architecture has matrix tiles")]
     pub split: [Buffer<[u8; STRIPE]>; 4],
 }
@@ -108,9 +108,6 @@ pub struct Attend<'a> {
     pub(crate) positions: Range<usize>,
     /// Whether the sums are to be those of few rows, to the bit.
     pub(crate) exact: bool,
-    /// Whether queries, keys, values and weights may be rounded to bfloat16.
-    #[allow(dead_code, reason = "not every architecture has matrix tiles")]
-    pub(crate) rounded: bool,
     /// A record for each row.
     pub(crate) out: &'a mut [[f32; LANES]],
     pub(crate) scratch: &'a mut Scratch,
