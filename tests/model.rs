@@ -10,6 +10,8 @@ mod cache_types;
 mod context;
 #[path = "model/reference.rs"]
 mod reference;
+#[path = "model/rounding.rs"]
+mod rounding;
 
 use llama_core::gguf::{Gguf, Value, Writer};
 use llama_core::synth::{Shape, Spec, Synth};

@@ -7,7 +7,7 @@ use std::path::Path;
 /// Tokens of text, within what the model was trained for.
 const TOKENS: usize = 512;
 
-fn shared(name: &str) -> Option<std::path::PathBuf> {
+pub(super) fn shared(name: &str) -> Option<std::path::PathBuf> {
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data")).join(name);
     if !path.exists() {
         eprintln!("skipped: no {}", path.display());
@@ -16,7 +16,7 @@ fn shared(name: &str) -> Option<std::path::PathBuf> {
 }
 
 /// The logarithms of probabilities, row by row.
-fn log_softmax(logits: &[f32], vocab: usize) -> Vec<f64> {
+pub(super) fn log_softmax(logits: &[f32], vocab: usize) -> Vec<f64> {
     let row = |row: &[f32]| {
         let row: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
         let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -26,15 +26,15 @@ fn log_softmax(logits: &[f32], vocab: usize) -> Vec<f64> {
     logits.chunks_exact(vocab).flat_map(row).collect()
 }
 
-/// Against a cache in f32: the divergence in nats per token, how often the favourite is another, and the
+/// Against probabilities taken for exact: the divergence in nats per token, how often the favourite is another, and the
 /// ratio of the perplexities.
-struct Effect {
-    divergence: f64,
-    others: f64,
-    perplexity: f64,
+pub(super) struct Effect {
+    pub(super) divergence: f64,
+    pub(super) others: f64,
+    pub(super) perplexity: f64,
 }
 
-fn effect(exact: &[f64], found: &[f64], vocab: usize, text: &[Token]) -> Effect {
+pub(super) fn effect(exact: &[f64], found: &[f64], vocab: usize, text: &[Token]) -> Effect {
     let rows = || exact.chunks_exact(vocab).zip(found.chunks_exact(vocab));
     let n = rows().count() as f64;
     let favourite = |row: &[f64]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
