@@ -18,6 +18,7 @@ use crate::ops::shift::Shift;
 use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::SwiGlu;
 use crate::ops::{gemm, gemv};
+use crate::runs::Runs;
 use crate::simd::{self, Kernel, LANES, Need, Simd};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -55,7 +56,7 @@ pub(crate) trait Backend: Send + Sync {
     fn product(
         &self,
         w: Matrix<'_>,
-        rows: Range<usize>,
+        runs: &Runs,
         x: &[f32],
         acts: &Acts,
         out: &mut [[f32; LANES]],
@@ -144,37 +145,36 @@ impl<S: Simd> Backend for S {
     fn product(
         &self,
         w: Matrix<'_>,
-        rows: Range<usize>,
+        runs: &Runs,
         x: &[f32],
         acts: &Acts,
         out: &mut [[f32; LANES]],
         panel: &mut Panel,
     ) {
-        assert!(rows.len() <= acts.layout.rows(), "{} rows, room for {}", rows.len(), acts.layout.rows());
         with_block!(w.format(),
-            float B => {
-                if acts.alone || acts.tokens == 1 {
-                    for (rows, out) in panels(rows, out, acts.tokens) {
-                        for (x, out) in x.chunks_exact(w.cols().max(1)).zip(out) {
-                            self.run_streams(gemv::Float::<B> { w, rows: rows.clone(), x, out, block: PhantomData });
-                        }
-                    }
-                } else if in_pairs::<S, B>(acts.layout) {
-                    self.run(GemmPairs::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
-                } else {
-                    self.run_floats(GemmFloat::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
+            float B => if acts.alone || acts.tokens == 1 {
+                for (token, x) in x.chunks_exact(w.cols().max(1)).enumerate() {
+                    let job = gemv::Job { w, runs, tokens: acts.tokens, token, out: &mut *out };
+                    self.run_streams(gemv::Float::<B> { job, x, block: PhantomData });
                 }
+                return;
             },
-            integer B => {
-                if acts.layout == Layout::Rows {
-                    for (rows, out) in panels(rows, out, acts.tokens) {
-                        integer_rows::<S, B>(*self, w, rows, acts, out);
-                    }
-                } else {
-                    self.run_tiles(acts.layout, GemmInteger::<B>(gemm::Job { w, rows, x, acts, out, panel }, PhantomData));
-                }
+            integer B => if acts.layout == Layout::Rows {
+                return integer_rows::<S, B>(*self, w, runs, acts, out);
             }
         );
+        for (rows, out) in runs.parts_mut(out, acts.tokens.next_multiple_of(acts.layout.tile())) {
+            assert!(rows.len() <= acts.layout.rows(), "{} rows, room for {}", rows.len(), acts.layout.rows());
+            let job = gemm::Job { w, rows, x, acts, out, panel: &mut *panel };
+            with_block!(w.format(),
+                float B => if in_pairs::<S, B>(acts.layout) {
+                    self.run(GemmPairs::<B>(job, PhantomData));
+                } else {
+                    self.run_floats(GemmFloat::<B>(job, PhantomData));
+                },
+                integer B => self.run_tiles(acts.layout, GemmInteger::<B>(job, PhantomData))
+            );
+        }
     }
 
     fn place(&self, job: Place<'_>) {
@@ -218,50 +218,31 @@ impl<S: Simd> Backend for S {
     }
 }
 
-/// Sixteen rows at a time, and the part of the output that is theirs: a line for each token.
-fn panels(
-    rows: Range<usize>,
-    out: &mut [[f32; LANES]],
-    tokens: usize,
-) -> impl Iterator<Item = (Range<usize>, &mut [[f32; LANES]])> {
-    let firsts = rows.clone().step_by(LANES);
-    firsts
-        .zip(out.chunks_exact_mut(tokens.max(1)))
-        .map(move |(row, out)| (row..rows.end.min(row + LANES), out))
-}
-
 /// All tokens, four, two or one at a time. (Eight at once, on Zen 4: 0.8 to 0.9 of the speed of twice four, Q5_K 1.0.)
 fn integer_rows<S: Simd, B: IntegerBlock>(
     s: S,
     w: Matrix<'_>,
-    rows: Range<usize>,
+    runs: &Runs,
     acts: &Acts,
     out: &mut [[f32; LANES]],
 ) {
+    assert_eq!(w.cols(), acts.cols, "columns of the matrix, features of the activations");
     let mut token = 0;
     while let Some(step) = [4, 2, 1].into_iter().find(|step| token + step <= acts.tokens) {
+        let job = gemv::Job { w, runs, tokens: acts.tokens, token, out: &mut *out };
         match step {
-            4 => some_tokens::<S, B, 4>(s, w, rows.clone(), acts, token, out),
-            2 => some_tokens::<S, B, 2>(s, w, rows.clone(), acts, token, out),
-            _ => some_tokens::<S, B, 1>(s, w, rows.clone(), acts, token, out),
+            4 => some_tokens::<S, B, 4>(s, job, acts),
+            2 => some_tokens::<S, B, 2>(s, job, acts),
+            _ => some_tokens::<S, B, 1>(s, job, acts),
         }
         token += step;
     }
 }
 
-/// `M` tokens from `token` on.
-fn some_tokens<S: Simd, B: IntegerBlock, const M: usize>(
-    s: S,
-    w: Matrix<'_>,
-    rows: Range<usize>,
-    acts: &Acts,
-    token: usize,
-    out: &mut [[f32; LANES]],
-) {
-    assert_eq!(w.cols(), acts.cols, "columns of the matrix, features of the activations");
-    let x = Of::<B>::rows(acts, token);
-    let out = (&mut out[token..token + M]).try_into().expect("as many results as tokens");
-    s.run_rows(gemv::Integer::<B, M> { w, rows, x, out, block: PhantomData });
+/// `M` tokens.
+fn some_tokens<S: Simd, B: IntegerBlock, const M: usize>(s: S, job: gemv::Job<'_>, acts: &Acts) {
+    let x = Of::<B>::rows(acts, job.token);
+    s.run_rows(gemv::Integer::<B, M> { job, x, block: PhantomData });
 }
 
 struct GemmInteger<'a, B>(gemm::Job<'a>, PhantomData<B>);

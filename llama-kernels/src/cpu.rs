@@ -224,13 +224,15 @@ impl Ops<'_> {
         let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces(), &|worker, piece| {
             let Worker { panel, tile, .. } = &mut *lock(&self.cpu.workers[worker]);
-            self.begin(&cut, weights, piece);
-            for (w, rows, column) in cut.blocks(weights, piece) {
-                let tile = tile.room(padded * rows.len().div_ceil(LANES));
-                self.cpu.backend.product(w, rows.clone(), x, acts, tile, panel);
-                // SAFETY: blocks are disjoint ranges of columns.
-                let out = unsafe { out.strided(column, features, rows.len(), tokens) };
-                self.cpu.backend.place(Place { tile, turned: acts.turned, out, epilogue });
+            self.begin(&cut, weights, acts, piece);
+            for (w, runs, column) in cut.blocks(weights, piece) {
+                let tile = tile.room(runs.lines(padded));
+                self.cpu.backend.product(w, &runs, x, acts, tile, panel);
+                for (rows, tile) in runs.parts(tile, padded) {
+                    // SAFETY: blocks are disjoint ranges of columns.
+                    let out = unsafe { out.strided(column + rows.start, features, rows.len(), tokens) };
+                    self.cpu.backend.place(Place { tile, turned: acts.turned, out, epilogue });
+                }
             }
         });
     }
@@ -254,26 +256,30 @@ impl Ops<'_> {
         let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces(), &|worker, piece| {
             let Worker { panel, tile, other, .. } = &mut *lock(&self.cpu.workers[worker]);
-            self.begin(&cut, &[gate], piece);
-            self.begin(&cut, &[up], piece);
-            for (_, rows, column) in cut.blocks(&[gate], piece) {
-                let lines = padded * rows.len().div_ceil(LANES);
-                let (tile, other) = (tile.room(lines), other.room(lines));
-                self.cpu.backend.product(gate, rows.clone(), x, acts, tile, panel);
-                self.cpu.backend.product(up, rows.clone(), x, acts, other, panel);
+            self.begin(&cut, &[gate], acts, piece);
+            self.begin(&cut, &[up], acts, piece);
+            for (_, runs, column) in cut.blocks(&[gate], piece) {
+                let (tile, other) = (tile.room(runs.lines(padded)), other.room(runs.lines(padded)));
+                self.cpu.backend.product(gate, &runs, x, acts, tile, panel);
+                self.cpu.backend.product(up, &runs, x, acts, other, panel);
                 self.cpu.backend.swiglu(tile, other);
-                // SAFETY: blocks are disjoint ranges of columns.
-                let out = unsafe { out.strided(column, features, rows.len(), tokens) };
-                let epilogue = Epilogue::Store;
-                self.cpu.backend.place(Place { tile, turned: acts.turned, out, epilogue });
+                for (rows, tile) in runs.parts(tile, padded) {
+                    // SAFETY: blocks are disjoint ranges of columns.
+                    let out = unsafe { out.strided(column + rows.start, features, rows.len(), tokens) };
+                    let epilogue = Epilogue::Store;
+                    self.cpu.backend.place(Place { tile, turned: acts.turned, out, epilogue });
+                }
             }
         });
     }
 
     /// Asks for the first lines of a piece that few tokens stream through.
-    fn begin(&self, cut: &Cut, weights: &[Matrix<'_>], piece: usize) {
-        if let Some((w, rows)) = cut.stream(weights, piece) {
-            self.cpu.backend.begin(w, rows);
+    fn begin(&self, cut: &Cut, weights: &[Matrix<'_>], acts: &Acts, piece: usize) {
+        if acts.layout == Layout::Rows {
+            let (w, runs) = cut.runs(weights, piece);
+            for rows in runs.0 {
+                self.cpu.backend.begin(w, rows);
+            }
         }
     }
 

@@ -48,6 +48,7 @@ pub mod limits;
 mod matrix;
 mod ops;
 mod placement;
+mod runs;
 pub mod simd;
 mod team;
 

@@ -8,6 +8,7 @@
 //! Threads are started for each call and not taken from a [`Cpu`](crate::Cpu).
 
 use crate::format::{Lane, Nothing, Of32};
+use crate::runs::RUNS;
 use crate::simd::{Kernel, LANES, STRIPE, Simd};
 use crate::{default_isa, run_on};
 use std::hint::black_box;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Runs of which the fastest counts, where no time is given.
-const RUNS: usize = 3;
+const REPEATS: usize = 3;
 
 /// Bytes that are read from memory in one go: short enough for a busy machine not to interrupt each.
 const SLICE: usize = 64 << 20;
@@ -35,15 +36,18 @@ const RUN: Duration = Duration::from_millis(4);
 /// If there are no threads, or the system cannot start them.
 pub fn stream(memory: &[u8], threads: usize, time: Duration) -> f64 {
     let isa = default_isa();
-    // With and without the help of prefetches.
-    let distances = [0, 4096, 8192].into_iter().cycle();
+    // In one run and in several, with and without the help of prefetches.
+    let ways = [(1, 0), (1, 8192), (RUNS, 0), (RUNS, 2048), (RUNS, 4096)].into_iter().cycle();
     let (clock, mut best) = (Instant::now(), 0.0f64);
-    for (slice, ahead) in memory.chunks(SLICE).cycle().zip(distances) {
+    for (slice, (runs, ahead)) in memory.chunks(SLICE).cycle().zip(ways) {
         // A rest would be read faster than memory can be.
         if slice.len() == SLICE || memory.len() < SLICE {
             let mut parts: Vec<_> = slice.chunks(slice.len().div_ceil(threads)).collect();
             let seconds = together(&mut parts, |part| {
-                run_on(isa, Read { part, ahead });
+                match runs {
+                    1 => run_on(isa, Read { runs: [*part], ahead }),
+                    _ => run_on(isa, Read::<RUNS> { runs: apart(part), ahead }),
+                };
             });
             best = best.max(slice.len() as f64 / seconds);
         }
@@ -166,7 +170,7 @@ fn together<P: Send>(parts: &mut [P], work: impl Fn(&mut P) + Sync) -> f64 {
 
 /// The same for the fastest of some runs.
 fn fastest<P: Send>(parts: &mut [P], work: impl Fn(&mut P) + Sync) -> f64 {
-    (0..RUNS).map(|_| together(parts, &work)).fold(f64::INFINITY, f64::min)
+    (0..REPEATS).map(|_| together(parts, &work)).fold(f64::INFINITY, f64::min)
 }
 
 /// The best rate of a kernel that repeats its loop as often as it is told and returns how many operations
@@ -194,24 +198,36 @@ fn peak<K: Kernel<Out = f64>>(
     }
 }
 
-/// Adds up the bytes' words, prefetching `ahead` bytes before they are needed.
+/// Runs of the same length, far apart.
+fn apart<const N: usize>(bytes: &[u8]) -> [&[u8]; N] {
+    let len = bytes.len() / N / STRIPE * STRIPE;
+    std::array::from_fn(|run| &bytes[run * len..(run + 1) * len])
+}
+
+/// Adds up the words of some runs side by side, prefetching `ahead` bytes before they are needed.
 #[derive(Clone, Copy)]
-struct Read<'a> {
-    part: &'a [u8],
+struct Read<'a, const N: usize> {
+    runs: [&'a [u8]; N],
     ahead: usize,
 }
 
-impl Kernel for Read<'_> {
+impl<const N: usize> Kernel for Read<'_, N> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         let mut sums = [s.splat_i32(0); 4];
-        for lines in self.part.as_chunks::<STRIPE>().0.as_chunks::<4>().0 {
-            for (sum, line) in sums.iter_mut().zip(lines) {
-                if self.ahead > 0 {
-                    s.prefetch(line.as_ptr().wrapping_add(self.ahead));
+        let mut runs = [[].as_slice(); N];
+        for (lines, run) in runs.iter_mut().zip(self.runs) {
+            *lines = run.as_chunks::<STRIPE>().0.as_chunks::<4>().0;
+        }
+        for at in 0..runs[0].len() {
+            for lines in &runs {
+                for (sum, line) in sums.iter_mut().zip(&lines[at]) {
+                    if self.ahead > 0 {
+                        s.prefetch(line.as_ptr().wrapping_add(self.ahead));
+                    }
+                    *sum = s.add_i32(*sum, s.load_bytes(line));
                 }
-                *sum = s.add_i32(*sum, s.load_bytes(line));
             }
         }
         let mut out = [0; LANES];

@@ -7,6 +7,7 @@
 
 use crate::acts::Layout;
 use crate::matrix::Matrix;
+use crate::runs::{RUNS, Runs};
 use crate::simd::LANES;
 use std::ops::Range;
 
@@ -18,34 +19,66 @@ const PARTS: usize = 64;
 
 /// Pieces of several matrices side by side, each some blocks of rows that a kernel takes at once.
 pub(super) struct Cut {
+    pieces: Vec<Piece>,
+}
+
+/// Some blocks of one matrix, in `runs` runs that are read side by side.
+#[derive(Clone)]
+struct Piece {
+    matrix: usize,
+    /// The first run's rows.
+    rows: Range<usize>,
+    /// From a run's first row to the next one's.
+    apart: usize,
+    runs: usize,
+    /// Where the last run ends at the latest.
+    end: usize,
     /// Rows of a block.
     block: usize,
-    /// Whether few tokens stream through the weights.
-    few: bool,
-    /// For each piece: its matrix, its rows, and the column of the matrix's first row in the output.
-    pieces: Vec<(usize, Range<usize>, usize)>,
+    /// The column of the matrix's first row in the output.
+    column: usize,
+}
+
+impl Piece {
+    /// The block of each run that begins at this row of the first one.
+    fn at(&self, row: usize) -> Runs {
+        let rows = self.block.min(self.rows.end - row);
+        Runs(std::array::from_fn(|run| {
+            let start = row + run * self.apart;
+            if run < self.runs && start < self.end { start..self.end.min(start + rows) } else { 0..0 }
+        }))
+    }
 }
 
 impl Cut {
     pub(super) fn new(weights: &[Matrix<'_>], layout: Layout, threads: usize) -> Cut {
-        let block = layout.rows();
+        let few = layout == Layout::Rows;
+        let block = if few { LANES } else { layout.rows() };
         let bytes: usize = weights.iter().map(|w| w.bytes().len()).sum();
         let claim = (bytes / (PARTS * threads)).max(CLAIM);
         let (mut pieces, mut column) = (Vec::new(), 0);
-        for (i, w) in weights.iter().enumerate() {
-            let mut start = 0;
-            while start < w.rows() {
-                let rows = match layout {
-                    Layout::Rows => (claim / w.row_stride().max(1)).max(1).next_multiple_of(LANES),
-                    Layout::Tiles(_) | Layout::Pairs => block,
-                };
-                let end = w.rows().min(start + rows);
-                pieces.push((i, start..end, column));
-                start = end;
+        for (matrix, w) in weights.iter().enumerate() {
+            let blocks = w.rows().div_ceil(block);
+            // Few tokens: each worker's part in some runs, that are as long as it is.
+            let (parts, runs) = if few { (threads.min(blocks.max(1)), RUNS) } else { (1, 1) };
+            let step = match few {
+                true => (claim / (w.row_stride().max(1) * runs)).max(1).next_multiple_of(LANES),
+                false => block,
+            };
+            for part in 0..parts {
+                let (first, last) = (part * blocks / parts, (part + 1) * blocks / parts);
+                let (start, end) = (first * block, w.rows().min(last * block));
+                let apart = (last - first).div_ceil(runs) * block;
+                let mut row = start;
+                while row < end.min(start + apart) {
+                    let rows = row..end.min(start + apart).min(row + step);
+                    row = rows.end;
+                    pieces.push(Piece { matrix, rows, apart, runs, end, block, column });
+                }
             }
             column += w.rows();
         }
-        Cut { block, few: layout == Layout::Rows, pieces }
+        Cut { pieces }
     }
 
     /// How many pieces there are.
@@ -53,24 +86,20 @@ impl Cut {
         self.pieces.len()
     }
 
-    /// The matrix of a piece and its rows, if few tokens stream through them.
-    pub(super) fn stream<'a>(
-        &self,
-        weights: &[Matrix<'a>],
-        piece: usize,
-    ) -> Option<(Matrix<'a>, Range<usize>)> {
-        let (i, rows, _) = self.pieces[piece].clone();
-        self.few.then(|| (weights[i], rows))
+    /// The matrix of a piece, and the first rows of its runs.
+    pub(super) fn runs<'a>(&self, weights: &[Matrix<'a>], piece: usize) -> (Matrix<'a>, Runs) {
+        let piece = &self.pieces[piece];
+        (weights[piece.matrix], piece.at(piece.rows.start))
     }
 
-    /// The matrix of a piece, its blocks of rows, and the output column of each.
+    /// The matrix of a piece, its blocks of rows, and the output column of the matrix's first row.
     pub(super) fn blocks<'a>(
         &self,
         weights: &[Matrix<'a>],
         piece: usize,
-    ) -> impl Iterator<Item = (Matrix<'a>, Range<usize>, usize)> {
-        let (i, rows, column) = self.pieces[piece].clone();
-        let (w, block) = (weights[i], self.block);
-        rows.clone().step_by(block).map(move |row| (w, row..rows.end.min(row + block), column + row))
+    ) -> impl Iterator<Item = (Matrix<'a>, Runs, usize)> {
+        let piece = self.pieces[piece].clone();
+        let w = weights[piece.matrix];
+        piece.rows.clone().step_by(piece.block).map(move |row| (w, piece.at(row), piece.column))
     }
 }
