@@ -21,7 +21,6 @@ use crate::ops::{gemm, gemv};
 use crate::runs::Runs;
 use crate::simd::{self, Kernel, LANES, Need, Simd};
 use std::marker::PhantomData;
-use std::ops::Range;
 
 /// The serial kernels of one instruction set.
 pub(crate) trait Backend: Send + Sync {
@@ -66,8 +65,8 @@ pub(crate) trait Backend: Send + Sync {
     /// Puts a block's results into their places.
     fn place(&self, job: Place<'_>);
 
-    /// Asks for the first lines of a run of weights that few tokens stream through.
-    fn begin(&self, w: Matrix<'_>, rows: Range<usize>);
+    /// Asks for the first lines of weights that few tokens stream through.
+    fn begin(&self, w: Matrix<'_>, runs: &Runs);
 
     /// `out = x / rms(x) * weight`
     fn rmsnorm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32);
@@ -181,8 +180,8 @@ impl<S: Simd> Backend for S {
         self.run_floats(job);
     }
 
-    fn begin(&self, w: Matrix<'_>, rows: Range<usize>) {
-        gemv::begin(*self, w.rows_bytes(rows));
+    fn begin(&self, w: Matrix<'_>, runs: &Runs) {
+        gemv::begin(*self, w, runs);
     }
 
     fn rmsnorm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {

@@ -220,7 +220,7 @@ impl Ops<'_> {
         let acts = &mut shared.acts;
         self.prepare(acts, weights, x, cols, tokens);
         let _span = self.span(|| Work::matmul(weights, tokens, acts.layout));
-        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(weights, acts.layout, self.threads()));
+        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(weights, acts, self.threads()));
         let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces(), &|worker, piece| {
             let Worker { panel, tile, .. } = &mut *lock(&self.cpu.workers[worker]);
@@ -252,7 +252,7 @@ impl Ops<'_> {
         let acts = &mut shared.acts;
         self.prepare(acts, &[gate, up], x, cols, tokens);
         let _span = self.span(|| Work::swiglu(gate, up, tokens, acts.layout));
-        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(&[gate], acts.layout, self.threads()));
+        let (acts, out, cut) = (&*acts, Parts::new(out), Cut::new(&[gate], acts, self.threads()));
         let padded = tokens.next_multiple_of(acts.layout.tile());
         self.team.split(cut.pieces(), &|worker, piece| {
             let Worker { panel, tile, other, .. } = &mut *lock(&self.cpu.workers[worker]);
@@ -277,9 +277,7 @@ impl Ops<'_> {
     fn begin(&self, cut: &Cut, weights: &[Matrix<'_>], acts: &Acts, piece: usize) {
         if acts.layout == Layout::Rows {
             let (w, runs) = cut.runs(weights, piece);
-            for rows in runs.0 {
-                self.cpu.backend.begin(w, rows);
-            }
+            self.cpu.backend.begin(w, &runs);
         }
     }
 

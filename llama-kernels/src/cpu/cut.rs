@@ -5,7 +5,7 @@
 //! nobody. That is the team's part ([`crate::team`]): a worker's pieces lie side by side. They are small, so that the
 //! workers finish together, but not so small that to begin one counts.
 
-use crate::acts::Layout;
+use crate::acts::{Acts, Layout};
 use crate::matrix::Matrix;
 use crate::runs::{RUNS, Runs};
 use crate::simd::LANES;
@@ -51,7 +51,8 @@ impl Piece {
 }
 
 impl Cut {
-    pub(super) fn new(weights: &[Matrix<'_>], layout: Layout, threads: usize) -> Cut {
+    pub(super) fn new(weights: &[Matrix<'_>], acts: &Acts, threads: usize) -> Cut {
+        let layout = acts.layout;
         let few = layout == Layout::Rows;
         let block = if few { LANES } else { layout.rows() };
         let bytes: usize = weights.iter().map(|w| w.bytes().len()).sum();
@@ -59,8 +60,10 @@ impl Cut {
         let (mut pieces, mut column) = (Vec::new(), 0);
         for (matrix, w) in weights.iter().enumerate() {
             let blocks = w.rows().div_ceil(block);
-            // Few tokens: each worker's part in some runs, that are as long as it is.
-            let (parts, runs) = if few { (threads.min(blocks.max(1)), RUNS) } else { (1, 1) };
+            let parts = if few { threads.min(blocks.max(1)) } else { 1 };
+            // Floats and a few tokens are multiplied some rows by some tokens, rows side by side: in one run.
+            let side_by_side = w.format().is_integer() || acts.alone || acts.tokens == 1;
+            let runs = if few && side_by_side { RUNS } else { 1 };
             let step = match few {
                 true => (claim / (w.row_stride().max(1) * runs)).max(1).next_multiple_of(LANES),
                 false => block,

@@ -37,10 +37,14 @@ const AHEAD: usize = 4096;
 /// Bytes of activations that are multiplied by all rows before the next ones are: they stay in the first-level cache.
 const BLOCK: usize = 28 << 10;
 
-/// Asks for the first lines of a run, which nothing before it has asked for.
-pub(crate) fn begin<S: Simd>(s: S, run: &[u8]) {
-    for line in run[..run.len().min(AHEAD)].chunks(64) {
-        s.prefetch(line.as_ptr());
+/// Asks for the first lines of a block's runs, which nothing before it has asked for: as many of a lone run as of two.
+pub(crate) fn begin<S: Simd>(s: S, w: Matrix<'_>, runs: &Runs) {
+    let ahead = if runs.0[1].is_empty() { 2 * AHEAD } else { AHEAD };
+    for rows in &runs.0 {
+        let run = w.rows_bytes(rows.clone());
+        for line in run[..run.len().min(ahead)].chunks(64) {
+            s.prefetch(line.as_ptr());
+        }
     }
 }
 
