@@ -3,7 +3,8 @@
 //! Few tokens stream through the weights, and what counts is that each worker reads long runs of memory: the
 //! first lines of a run come without the help of a prefetch, and what was asked for beyond its end may serve
 //! nobody. That is the team's part ([`crate::team`]): a worker's pieces lie side by side. They are small, so that the
-//! workers finish together, but not so small that to begin one counts.
+//! workers finish together, but not so small that to begin one counts. A worker's rows are cut into a few
+//! [runs](crate::runs), and a piece is a part of each.
 
 use crate::acts::{Acts, Layout};
 use crate::matrix::Matrix;
