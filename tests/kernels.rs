@@ -270,7 +270,10 @@ fn products_of_several_matrices_lie_side_by_side() {
             let x = data.values(tokens * cols);
             let products: Vec<Product> = matrices.iter().map(|w| Product::new(w, &x, tokens)).collect();
             let answer = |isa: &str, deterministic| {
-                let answers = || products.iter().map(|product| product.on(isa, deterministic)).zip(rows);
+                let all: Vec<Format> = products.iter().map(|product| product.format).collect();
+                let beside = |format| Activations::beside(isa, format, &all, tokens, deterministic);
+                let answers =
+                    || products.iter().map(|product| product.with(beside(product.format))).zip(rows);
                 let rows_of = |field: fn(&Answer) -> &Vec<f64>| {
                     let row = |t| answers().flat_map(move |(a, n)| field(a)[t * n..][..n].iter().copied());
                     (0..tokens).flat_map(row).collect::<Vec<f64>>()

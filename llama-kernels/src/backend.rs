@@ -30,8 +30,8 @@ pub(crate) trait Backend: Send + Sync {
     /// Whether it is a good choice on this CPU, and not only a possible one.
     fn preferred(&self) -> bool;
 
-    /// How a batch of many tokens, so many, is prepared.
-    fn layout(&self, tokens: usize) -> Layout;
+    /// How a batch of many tokens, so many, is prepared for products with these matrices.
+    fn layout(&self, weights: &[Matrix<'_>], tokens: usize) -> Layout;
 
     /// What products with matrices of this format read of a batch in this layout.
     fn form(&self, format: Format, layout: Layout, tokens: usize) -> Form;
@@ -102,8 +102,14 @@ impl<S: Simd> Backend for S {
         S::preferred(*self)
     }
 
-    fn layout(&self, tokens: usize) -> Layout {
-        S::layout(tokens)
+    fn layout(&self, weights: &[Matrix<'_>], tokens: usize) -> Layout {
+        let rounded = |w: &Matrix<'_>| {
+            with_block!(w.format(),
+                float B => const { rounded::<S, B>() },
+                integer B => false
+            )
+        };
+        S::layout(tokens, weights.iter().all(rounded))
     }
 
     fn form(&self, format: Format, layout: Layout, tokens: usize) -> Form {

@@ -285,7 +285,7 @@ impl Ops<'_> {
     fn prepare(&self, acts: &mut Acts, weights: &[Matrix<'_>], x: &[f32], cols: usize, tokens: usize) {
         let backend = self.cpu.backend;
         let rows = self.deterministic || tokens <= Acts::ROWS_MAX;
-        let layout = if rows { Layout::Rows } else { backend.layout(tokens) };
+        let layout = if rows { Layout::Rows } else { backend.layout(weights, tokens) };
         let wanted = |form| weights.iter().any(|w| backend.form(w.format(), layout, tokens) == form);
         acts.reshape(tokens, cols, layout, wanted);
         acts.alone = self.deterministic;

@@ -84,8 +84,21 @@ impl Activations {
     /// What an instruction set does with a batch: products of many tokens may be in bfloat16, those of
     /// bfloat16 weights and, with matrix tiles, of quantized ones.
     pub fn on(isa: &str, format: Format, tokens: usize, deterministic: bool) -> Activations {
+        Activations::beside(isa, format, &[format], tokens, deterministic)
+    }
+
+    /// The same where matrices of all these formats are multiplied at once: matrix tiles take fewer than 24 tokens if all
+    /// weights are floats that they round.
+    pub fn beside(
+        isa: &str,
+        format: Format,
+        all: &[Format],
+        tokens: usize,
+        deterministic: bool,
+    ) -> Activations {
+        let floats = all.iter().all(|format| matches!(format, Format::F16 | Format::BF16));
         let rounds = match isa {
-            "amx" => format != Format::F32 && tokens >= 24,
+            "amx" => format != Format::F32 && (tokens >= 24 || floats),
             "avx512bf16" => format == Format::BF16,
             _ => false,
         };

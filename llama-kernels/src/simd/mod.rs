@@ -493,9 +493,10 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// How the engines of this ISA want a batch's activations: tiles of as many tokens as the registers hold.
     const LAYOUT: Layout;
 
-    /// The same for a batch of this many tokens: narrower tiles where they leave less of the last one unused.
+    /// The same for a batch of this many tokens: narrower tiles where they leave less of the last one unused. `rounded` says
+    /// that all matrices are floats whose prompts are multiplied in bfloat16.
     #[inline(always)]
-    fn layout(_tokens: usize) -> Layout {
+    fn layout(_tokens: usize, _rounded: bool) -> Layout {
         Self::LAYOUT
     }
 
