@@ -19,6 +19,7 @@
 //! lie side by side, word by word.
 
 use crate::buffer::{Buffer, Zero};
+use crate::format::Format;
 use crate::ops::pack::PANELS;
 use crate::simd::{LANES, SPAN, STRIPE};
 use std::ops::Range;
@@ -187,6 +188,12 @@ impl Acts {
             pairs: Buffer::new(0),
             columns: Buffer::new(0),
         }
+    }
+
+    /// Whether weights of this format stream through the batch, a row at a time; else some rows are multiplied with some
+    /// tokens.
+    pub(crate) fn streams(&self, format: Format) -> bool {
+        self.layout == Layout::Rows && (format.is_integer() || self.alone || self.tokens == 1)
     }
 
     /// Prepares for a batch of `tokens` x `cols`; makes room for the forms that are wanted.

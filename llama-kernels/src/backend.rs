@@ -156,19 +156,16 @@ impl<S: Simd> Backend for S {
         out: &mut [[f32; LANES]],
         panel: &mut Panel,
     ) {
-        with_block!(w.format(),
-            float B => if acts.alone || acts.tokens == 1 {
-                for (token, x) in x.chunks_exact(w.cols().max(1)).enumerate() {
+        if acts.streams(w.format()) {
+            return with_block!(w.format(),
+                float B => for (token, x) in x.chunks_exact(w.cols().max(1)).enumerate() {
                     let job = gemv::Job { w, runs, tokens: acts.tokens, token, out: &mut *out };
                     self.run_streams(gemv::Float::<B> { job, x, block: PhantomData });
-                }
-                return;
-            },
-            integer B => if acts.layout == Layout::Rows {
-                return integer_rows::<S, B>(*self, w, runs, acts, out);
-            }
-        );
-        for (rows, out) in runs.parts_mut(out, acts.tokens.next_multiple_of(acts.layout.tile())) {
+                },
+                integer B => integer_rows::<S, B>(*self, w, runs, acts, out)
+            );
+        }
+        for (rows, out) in runs.parts(out, acts.tokens.next_multiple_of(acts.layout.tile())) {
             assert!(rows.len() <= acts.layout.rows(), "{} rows, room for {}", rows.len(), acts.layout.rows());
             let job = gemm::Job { w, rows, x, acts, out, panel: &mut *panel };
             with_block!(w.format(),

@@ -275,8 +275,9 @@ impl Ops<'_> {
 
     /// Asks for the first lines of a piece that few tokens stream through.
     fn begin(&self, cut: &Cut, weights: &[Matrix<'_>], acts: &Acts, piece: usize) {
-        if acts.layout == Layout::Rows {
-            let (w, runs) = cut.runs(weights, piece);
+        if acts.layout == Layout::Rows
+            && let Some((w, runs, _)) = cut.blocks(weights, piece).next()
+        {
             self.cpu.backend.begin(w, &runs);
         }
     }

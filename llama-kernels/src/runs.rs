@@ -1,7 +1,7 @@
 //! Blocks of rows that a product takes at once, and where their results lie.
 //!
 //! Few tokens stream through the weights, and one stream through memory keeps too few lines on their way (`ops/gemv.rs`). So
-//! a worker's rows are cut into [`RUNS`] runs, and a block is some rows of each. Products with many tokens have one run.
+//! a worker's rows are cut into [`RUNS`] runs, and a block is some rows of each. Other products have one run.
 
 use crate::simd::LANES;
 use std::ops::Range;
@@ -10,7 +10,6 @@ use std::ops::Range;
 pub(crate) const RUNS: usize = 4;
 
 /// A block of rows of each run. The first one is the longest; where there are fewer runs, the others are empty.
-#[derive(Clone)]
 pub(crate) struct Runs(pub [Range<usize>; RUNS]);
 
 /// Lines of results of some rows of so many tokens.
@@ -26,19 +25,6 @@ impl Runs {
 
     /// The rows of each run, and their part of such results.
     pub(crate) fn parts<'a>(
-        &self,
-        mut results: &'a [[f32; LANES]],
-        tokens: usize,
-    ) -> impl Iterator<Item = (Range<usize>, &'a [[f32; LANES]])> {
-        self.0.iter().filter(|rows| !rows.is_empty()).map(move |rows| {
-            let part;
-            (part, results) = results.split_at(lines(rows, tokens));
-            (rows.clone(), part)
-        })
-    }
-
-    /// The same, to be written.
-    pub(crate) fn parts_mut<'a>(
         &self,
         mut results: &'a mut [[f32; LANES]],
         tokens: usize,

@@ -18,9 +18,9 @@
 //! One run through memory keeps too few lines on their way: prefetchers work within a page. So a worker's rows are cut into
 //! [`RUNS`] runs far apart, and as many rows as registers have room for, one of each, are multiplied span by span side by
 //! side. (Two cores of an Emerald Rapids, out of memory, in turns, ratios to one run: just reading 1.1 with two runs, 1.27
-//! with four, no more with eight or sixteen; rows of 4096, one token: Q4_0 1.33 times as fast, Q8_0 1.30, Q4_K 1.22, Q6_K
-//! 1.33, F16 1.26, rows of 11008 up to 1.5; two tokens 1.15 to 1.33, four 1.05 to 1.2. AVX2 there: one token 1.15 to 1.25.
-//! Rows taken in turn instead of spans: 1.25 with short rows, 0.8 to 1.05 with long ones. Zen was not measured.)
+//! with four, no more with eight or sixteen; rows of 4096, one token: Q4_0 1.24 to 1.33 times as fast, Q8_0 1.16 to 1.30, Q4_K
+//! 1.06 to 1.22, Q6_K 1.24 to 1.38, F16 1.25; two tokens 1.09 to 1.36, four 0.96 to 1.25. AVX2 there: one token 1.14 to 1.25.
+//! Rows taken in turn instead of spans: 1.25 with rows of 2048, 0.8 to 1.05 with 11008. On Zen it was not measured.)
 
 use crate::format::{Block, FloatBlock, Grouping, IntegerBlock, Lanes, MOST_BLOCKS, Of, Scale, Subtrahend};
 use crate::matrix::Matrix;
@@ -63,8 +63,7 @@ pub(crate) struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    /// The `r`th rows of `R` runs from `first` on, if there is one. Where a run has no such row, the first one's is taken
-    /// again.
+    /// The `r`th rows of `R` runs from `first` on. Where a run has no such row, the first one's is taken again.
     #[inline(always)]
     fn rows<B: Block, const R: usize>(&self, first: usize, r: usize) -> [&'a [B]; R] {
         let runs = &self.runs.0[first..first + R];
@@ -76,7 +75,7 @@ impl<'a> Job<'a> {
         rows
     }
 
-    /// What has come of them.
+    /// Stores what has come of them.
     #[inline(always)]
     fn put<const R: usize, const M: usize>(&mut self, first: usize, r: usize, dots: &[[f32; M]; R]) {
         for (run, dots) in (first..).zip(dots) {
@@ -96,8 +95,8 @@ pub(crate) struct Integer<'a, B: IntegerBlock, const M: usize> {
     pub block: PhantomData<B>,
 }
 
-/// Rows that are multiplied side by side, as their sums have room in registers. (Minimums need more of them: Q4_K generated
-/// 1.12 to 1.15 times as fast four by four, where two by two it is 1.23 to 1.3.)
+/// Rows that are multiplied side by side, as their sums have room in registers. (Minimums need more of them: Q4_K, 2048 x 2048,
+/// ran at 1.10 to 1.13 times the speed of one run four by four, at 1.23 to 1.30 two by two.)
 const fn side_by_side<S: Simd, L: Lanes>(tokens: usize) -> usize {
     match tokens {
         1 | 2 if S::SPANS && !L::Less::MINS => 4,
@@ -206,7 +205,7 @@ fn integer_rows<S: Simd, B: IntegerBlock, const M: usize, const R: usize>(
     spans: Range<usize>,
     ahead: usize,
 ) {
-    // Where registers are few, and products the limit, a loop of its own is 1.03 to 1.1 times as fast.
+    // Where registers are few, and products the limit, a loop of its own is 1.01 to 1.14 times as fast.
     if R == 1 {
         sums[0] = integer_row::<S, B, M>(s, sums[0], rows[0], x, spans, ahead);
         return;
@@ -344,7 +343,7 @@ impl<B: FloatBlock> Kernel for Float<'_, B> {
         let Float { mut job, x, .. } = self;
         assert_eq!(job.w.cols(), x.len(), "columns of the matrix, features of the activations");
         for r in 0..job.runs.0[0].len() {
-            let dots = float_rows::<S, B, RUNS>(s, job.rows(0, r), x);
+            let dots = float_rows::<S, B>(s, job.rows(0, r), x);
             job.put(0, r, &dots);
         }
     }
@@ -355,8 +354,8 @@ const STEP: usize = 4;
 
 /// One sum a row: those of all rows hide the latency of the multiply-add. (Two each: 0.97.)
 #[inline(always)]
-fn float_rows<S: Simd, B: FloatBlock, const R: usize>(s: S, rows: [&[B]; R], x: &[f32]) -> [[f32; 1]; R] {
-    let mut sums = [s.splat(0.0); R];
+fn float_rows<S: Simd, B: FloatBlock>(s: S, rows: [&[B]; RUNS], x: &[f32]) -> [[f32; 1]; RUNS] {
+    let mut sums = [s.splat(0.0); RUNS];
     let (lines, x_tail) = x.as_chunks::<LANES>();
     let (steps, x_rest) = lines.as_chunks::<STEP>();
     for (at, x) in steps.iter().enumerate() {
@@ -369,7 +368,7 @@ fn float_rows<S: Simd, B: FloatBlock, const R: usize>(s: S, rows: [&[B]; R], x: 
             }
         }
     }
-    let mut dots = [[0.0]; R];
+    let mut dots = [[0.0]; RUNS];
     for ((row, sum), dot) in rows.iter().zip(&mut sums).zip(&mut dots) {
         let (w, w_tail) = row[steps.len() * STEP * LANES..].as_chunks::<LANES>();
         for (w, x) in w.iter().zip(x_rest) {
