@@ -39,6 +39,7 @@ mod tq1_0;
 mod tq2_0;
 
 pub use grouping::{Grouping, Of16, Of32};
+pub use q4_k::SixBitHead;
 
 use crate::ops::pack::Sixteen;
 use crate::simd::{LANES, SPAN, Scalar, Simd};

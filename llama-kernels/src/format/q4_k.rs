@@ -14,9 +14,7 @@ use std::mem::offset_of;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Q4_K {
-    d: [u8; 2],
-    dmin: [u8; 2],
-    scales: SixBits,
+    head: SixBitHead,
     q: [[u8; 32]; 4],
 }
 
@@ -27,10 +25,10 @@ unsafe impl Block for Q4_K {
     const LEN: usize = 256;
 
     fn dequantize(&self, out: &mut [f32]) {
-        let (d, dmin) = (f16::from_le_bytes(self.d).to_f32(), f16::from_le_bytes(self.dmin).to_f32());
+        let [d, dmin] = self.head.factors();
         assert_eq!(out.len(), Self::LEN);
         for (i, out) in out.iter_mut().enumerate() {
-            let (scale, min) = self.scales.group(i / 32);
+            let (scale, min) = self.head.scales.group(i / 32);
             let q = self.q[i / 64][i % 32] >> (i % 64 / 32 * 4) & 15;
             *out = d * f32::from(scale) * f32::from(q) - dmin * f32::from(min);
         }
@@ -38,12 +36,7 @@ unsafe impl Block for Q4_K {
 
     fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
         let found = Affine::<8, 32>::new(x, importance, 15.0, 63.0);
-        Q4_K {
-            d: found.d.to_le_bytes(),
-            dmin: found.dmin.to_le_bytes(),
-            scales: SixBits::new(&found.scales, &found.mins),
-            q: pack(found.q.as_flattened()),
-        }
+        Q4_K { head: SixBitHead::new(&found), q: pack(found.q.as_flattened()) }
     }
 }
 
@@ -63,7 +56,7 @@ pub(super) fn pack(q: &[u8]) -> [[u8; 32]; 4] {
 /// high two bits are the high two of bytes 0 to 3 and 4 to 7.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(super) struct SixBits([u8; 12]);
+pub(crate) struct SixBits([u8; 12]);
 
 impl SixBits {
     pub(super) fn new(scales: &[u8; 8], mins: &[u8; 8]) -> SixBits {
@@ -85,23 +78,43 @@ impl SixBits {
         }
     }
 
+    /// The eight scales as bytes, and the minimums.
+    #[inline(always)]
+    pub(crate) fn bytes(self) -> [u64; 2] {
+        let word = |i: usize| u64::from(u32::from_le_bytes([0, 1, 2, 3].map(|j| self.0[4 * i + j])));
+        let (first, last) = (word(0) | word(1) << 32, word(2));
+        // Scales in the lower halves, minimums in the upper ones.
+        let high = first >> 2 & 0x3030_3030_3030_3030 | (last | last << 28) & 0x0f0f_0f0f_0f0f_0f0f;
+        let low = first & 0x3f3f_3f3f_3f3f_3f3f;
+        [low & 0xffff_ffff | high << 32, low >> 32 | high & !0xffff_ffff]
+    }
+}
+
+/// What a block begins with: the factors of all scales and of all minimums, and these.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct SixBitHead {
+    pub(crate) d: [u8; 2],
+    pub(crate) dmin: [u8; 2],
+    pub(crate) scales: SixBits,
+}
+
+impl SixBitHead {
+    pub(super) fn new(found: &Affine<8, 32>) -> SixBitHead {
+        let scales = SixBits::new(&found.scales, &found.mins);
+        SixBitHead { d: found.d.to_le_bytes(), dmin: found.dmin.to_le_bytes(), scales }
+    }
+
+    /// The factor of the scales and that of the minimums.
+    pub(super) fn factors(&self) -> [f32; 2] {
+        [self.d, self.dmin].map(|x| f16::from_le_bytes(x).to_f32())
+    }
+
     /// The scales and minimums as numbers.
     #[inline(always)]
-    pub(super) fn apply<S: Simd, L: Lanes<Grouping = Of32>>(
-        self,
-        s: S,
-        d: [u8; 2],
-        dmin: [u8; 2],
-    ) -> Scales<S, L> {
-        let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| self.0[4 * i + j]));
-        let eight = |first: u32, last: u32| {
-            let last = last & 0x0f0f_0f0f | first >> 2 & 0x3030_3030;
-            s.floats8_i8(u64::from(first & 0x3f3f_3f3f) | u64::from(last) << 32)
-        };
-        Scales {
-            scale: s.mul8(s.splat8_f16(d), eight(word(0), word(2))),
-            min: s.mul8(s.splat8_f16(dmin), eight(word(1), word(2) >> 4)),
-        }
+    pub(super) fn apply<S: Simd, L: Lanes<Grouping = Of32>>(&self, s: S) -> Scales<S, L> {
+        let [scale, min] = s.six_bits(self);
+        Scales { scale, min }
     }
 }
 
@@ -149,8 +162,7 @@ impl IntegerBlock for Q4_K {
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
-        let block = &span[0];
-        block.scales.apply(s, block.d, block.dmin)
+        span[0].head.apply(s)
     }
 
     #[inline(always)]
@@ -203,6 +215,7 @@ mod tests {
             [0, 1, 2, 3, 4, 5, 6, 7].map(|i| packed.group(i)),
             std::array::from_fn(|i| (scales[i], mins[i]))
         );
+        assert_eq!(packed.bytes(), [scales, mins].map(u64::from_le_bytes));
     }
 
     #[test]

@@ -4,20 +4,17 @@
 //! Scales and low bits lie as in [`Q4_K`](super::Q4_K); bit `j` of byte `i` of `high` is the fifth bit of
 //! weight `32 * j + i`.
 
-use super::q4_k::{self, SixBits};
+use super::q4_k::{self, SixBitHead};
 use super::search::Affine;
 use super::{Block, IntegerBlock, Lane, Minimum, Of32, Scales, bits};
 use crate::ops::pack::Sixteen;
 use crate::simd::{LANES, Simd};
-use half::f16;
 
 /// 176 bytes for 256 weights.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Q5_K {
-    d: [u8; 2],
-    dmin: [u8; 2],
-    scales: SixBits,
+    head: SixBitHead,
     high: [u8; 32],
     q: [[u8; 32]; 4],
 }
@@ -29,10 +26,10 @@ unsafe impl Block for Q5_K {
     const LEN: usize = 256;
 
     fn dequantize(&self, out: &mut [f32]) {
-        let (d, dmin) = (f16::from_le_bytes(self.d).to_f32(), f16::from_le_bytes(self.dmin).to_f32());
+        let [d, dmin] = self.head.factors();
         assert_eq!(out.len(), Self::LEN);
         for (i, out) in out.iter_mut().enumerate() {
-            let (scale, min) = self.scales.group(i / 32);
+            let (scale, min) = self.head.scales.group(i / 32);
             let low = self.q[i / 64][i % 32] >> (i % 64 / 32 * 4) & 15;
             let q = low | (self.high[i % 32] >> (i / 32) & 1) << 4;
             *out = d * f32::from(scale) * f32::from(q) - dmin * f32::from(min);
@@ -45,13 +42,7 @@ unsafe impl Block for Q5_K {
         for (i, q) in found.q.as_flattened().iter().enumerate() {
             high[i % 32] |= (q >> 4) << (i / 32);
         }
-        Q5_K {
-            d: found.d.to_le_bytes(),
-            dmin: found.dmin.to_le_bytes(),
-            scales: SixBits::new(&found.scales, &found.mins),
-            high,
-            q: q4_k::pack(found.q.as_flattened()),
-        }
+        Q5_K { head: SixBitHead::new(&found), high, q: q4_k::pack(found.q.as_flattened()) }
     }
 }
 
@@ -68,8 +59,7 @@ impl IntegerBlock for Q5_K {
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
-        let block = &span[0];
-        block.scales.apply(s, block.d, block.dmin)
+        span[0].head.apply(s)
     }
 
     #[inline(always)]

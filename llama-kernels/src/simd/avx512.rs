@@ -16,7 +16,7 @@
 
 use super::{Avx2, Kernel, LANES, Need, STRIPE, Simd, amx, needs, x86};
 use crate::acts::Layout;
-use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::format::{FloatBlock, IntegerBlock, Lanes, SixBitHead};
 use crate::limits;
 use crate::ops::{attention, dots, floats, gemm, gemv};
 use core::arch::x86_64::*;
@@ -713,6 +713,24 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             let index = _mm512_loadu_si512(index.as_ptr().cast());
             let halves = _mm512_permutex2var_epi16(self.load_bytes(first), index, self.load_bytes(last));
             _mm256_cvtph_ps(_mm512_castsi512_si128(halves))
+        }
+    }
+    /// Both at once, sixteen lanes.
+    #[inline(always)]
+    fn six_bits(self, head: &SixBitHead) -> [Self::H; 2] {
+        const LOW: i32 = 0x0f0f_0f0f;
+        const BOTH: i32 = 0x3030_3030;
+        avx512! {
+            let words = _mm_loadu_si128(std::ptr::from_ref(head).cast());
+            // Four scales, the other four, and the minimums likewise: from the first, third, second and third word.
+            let low = _mm_srlv_epi32(_mm_shuffle_epi32::<0b11_10_11_01>(words), _mm_setr_epi32(0, 0, 0, 4));
+            let high = _mm_srli_epi32::<2>(_mm_shuffle_epi32::<0b10_10_01_01>(words));
+            let high = _mm_and_si128(high, _mm_setr_epi32(0, BOTH, 0, BOTH));
+            let bytes = _mm_ternarylogic_epi32::<0xea>(low, _mm_setr_epi32(LOW | BOTH, LOW, LOW | BOTH, LOW), high);
+            let factors = _mm512_castps128_ps512(_mm_cvtph_ps(words));
+            let factors = _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1), factors);
+            let all = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), factors);
+            [_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all)]
         }
     }
     #[inline(always)]

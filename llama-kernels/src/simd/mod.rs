@@ -40,7 +40,7 @@ pub use neon::Neon;
 pub use scalar::Scalar;
 
 use crate::acts::Layout;
-use crate::format::{FloatBlock, IntegerBlock, Lanes};
+use crate::format::{FloatBlock, IntegerBlock, Lanes, SixBitHead};
 use crate::ops::pack::{Coming, Integers};
 use crate::ops::{attention, dots, floats, gemm, gemv};
 
@@ -380,6 +380,12 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn strided8_f16<const STRIDE: usize>(self, x: &[[u8; STRIDE]; 8]) -> Self::H {
         self.floats8_f16(std::array::from_fn(|i| [x[i][0], x[i][1]]))
+    }
+    /// The scales and the minimums that a block of six-bit ones begins with.
+    #[inline(always)]
+    fn six_bits(self, head: &SixBitHead) -> [Self::H; 2] {
+        let [scales, mins] = head.scales.bytes().map(|bytes| self.floats8_i8(bytes));
+        [self.mul8(self.splat8_f16(head.d), scales), self.mul8(self.splat8_f16(head.dmin), mins)]
     }
     /// All eight lanes this half-precision number.
     fn splat8_f16(self, x: [u8; 2]) -> Self::H;
