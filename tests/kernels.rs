@@ -144,7 +144,7 @@ fn panel_shapes(format: Format) -> Vec<Shape> {
     for end in [512, 1024] {
         for cols in [end - block, end, end + block] {
             for (rows, tokens) in
-                [(1, 1), (15, 2), (16, 4), (17, 8), (33, 5), (33, 9), (16, 16), (15, 17), (17, 33), (35, 50)]
+                [(1, 1), (15, 2), (16, 4), (17, 8), (33, 5), (33, 9), (35, 13), (16, 16), (15, 17), (17, 33), (35, 50)]
             {
                 shapes.push(Shape { rows, cols, tokens });
             }
@@ -157,12 +157,13 @@ fn panel_shapes(format: Format) -> Vec<Shape> {
 type Kind = (&'static str, fn(&Shape) -> bool);
 
 /// Kinds of shapes that no format may go without; only blocks of less than 64 can end within a stripe.
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 18] = [
     ("a stripe's tail", |s| s.cols % 64 != 0 && s.tokens <= 4),
     ("a stripe's tail in a batch", |s| s.cols % 64 != 0 && s.tokens > 8),
     ("a panel's tail", |s| s.cols > 512 && s.cols % 512 != 0 && s.tokens <= 4),
     ("a panel's tail in a batch", |s| s.cols > 512 && s.cols % 512 != 0 && s.tokens > 8),
     ("a panel's tail in matrix tiles", |s| s.cols > 512 && s.cols % 512 != 0 && s.tokens >= 24),
+    ("a panel's tail in matrix tiles of bytes", |s| s.cols > 512 && s.rows % 16 != 0 && s.tokens == 13),
     ("a tail of rows", |s| s.rows % 16 != 0 && s.tokens <= 4),
     ("a tail of rows in a batch", |s| s.rows > 16 && s.rows % 16 != 0 && s.tokens > 8),
     ("1 token", |s| s.tokens == 1),

@@ -11,14 +11,16 @@ pub struct Matrix<'a> {
     format: Format,
     rows: usize,
     cols: usize,
+    /// Bytes from one row to the next.
+    stride: usize,
     bytes: &'a [u8],
 }
 
 impl<'a> Matrix<'a> {
     /// A view of `bytes`; `None` if they are not `rows` whole rows of `cols` weights in `format`.
     pub fn new(format: Format, rows: usize, cols: usize, bytes: &'a [u8]) -> Option<Matrix<'a>> {
-        let expected = format.row_bytes(cols)?.checked_mul(rows)?;
-        (bytes.len() == expected).then_some(Matrix { format, rows, cols, bytes })
+        let stride = format.row_bytes(cols)?;
+        (bytes.len() == stride.checked_mul(rows)?).then_some(Matrix { format, rows, cols, stride, bytes })
     }
 
     /// The storage format.
@@ -47,13 +49,12 @@ impl<'a> Matrix<'a> {
     /// If the range does not lie within the matrix.
     pub fn rows_bytes(&self, rows: Range<usize>) -> &'a [u8] {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
-        let stride = self.row_stride();
-        &self.bytes[rows.start * stride..rows.end * stride]
+        &self.bytes[rows.start * self.stride..rows.end * self.stride]
     }
 
     /// Bytes from one row to the next.
     pub fn row_stride(&self) -> usize {
-        self.bytes.len().checked_div(self.rows).unwrap_or(0)
+        self.stride
     }
 
     /// Decodes one row, by the definition of its format.

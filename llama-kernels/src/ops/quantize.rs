@@ -124,6 +124,7 @@ impl Kernel for QuantizeTile<'_> {
             4 => s.run(Whole::<4>(self)),
             8 => s.run(Whole::<8>(self)),
             12 => s.run(Whole::<12>(self)),
+            16 => s.run(Whole::<16>(self)),
             mt => unreachable!("tiles of {mt} tokens"),
         }
     }

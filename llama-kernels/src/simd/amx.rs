@@ -12,7 +12,7 @@
 //! are of use do as well, but there are hardly enough, and those of an unpacked span in one place cost as little.)
 
 use super::avx512::{AMX, Avx512};
-use super::{LANES, Need};
+use super::{LANES, Need, Simd};
 use core::arch::asm;
 use core::arch::x86_64::*;
 use std::sync::OnceLock;
@@ -21,24 +21,25 @@ use std::sync::OnceLock;
 const ROWS: usize = 2 * LANES;
 
 /// Bfloat16 tiles in the CPU, and a system that lets this process use them; it is asked once.
-pub(super) fn needs() -> [Need; 3] {
-    static FOUND: OnceLock<[bool; 3]> = OnceLock::new();
-    let [tiles, bf16, system] = *FOUND.get_or_init(|| {
+pub(super) fn needs() -> [Need; 4] {
+    static FOUND: OnceLock<[bool; 4]> = OnceLock::new();
+    let [tiles, bf16, bytes, system] = *FOUND.get_or_init(|| {
         const TILE_STATE: u32 = 0b11 << 17;
         if !is_x86_feature_detected!("xsave") || __cpuid(0).eax < 7 {
-            return [false; 3];
+            return [false; 4];
         }
         let features = __cpuid_count(7, 0).edx;
-        let (bf16, tiles) = (features >> 22 & 1 == 1, features >> 24 & 1 == 1);
+        let [bf16, tiles, bytes] = [22, 24, 25].map(|bit| features >> bit & 1 == 1);
         let state: u32;
         // SAFETY: the CPU has XSAVE, enabled by the system, as was just checked; XCR0 is read.
         unsafe { asm!("xgetbv", in("ecx") 0, out("eax") state, out("edx") _, options(nostack, nomem)) }
         let enabled = state & TILE_STATE == TILE_STATE;
-        [tiles, bf16, bf16 && tiles && enabled && permitted()]
+        [tiles, bf16, bytes, bf16 && tiles && bytes && enabled && permitted()]
     });
     [
         Need { name: "amx-tile", found: tiles },
         Need { name: "amx-bf16", found: bf16 },
+        Need { name: "amx-int8", found: bytes },
         Need { name: "the system's permission to use tiles", found: system },
     ]
 }
@@ -64,11 +65,24 @@ fn permitted() -> bool {
     false
 }
 
-/// Eight tiles of 16 rows of 64 bytes, until dropped.
+/// Eight tiles, until dropped.
 struct Tiles(());
 
 impl Tiles {
-    fn configure(_proof: Avx512<AMX>) -> Tiles {
+    /// Of sixteen rows of 64 bytes each.
+    fn configure(s: Avx512<AMX>) -> Tiles {
+        Tiles::new(s, [(16, 64); 8])
+    }
+
+    /// For products of `len` columns in bytes: C, A and B.
+    fn of_bytes(s: Avx512<AMX>, len: usize) -> Tiles {
+        let mut shapes = [(16, 64); 8];
+        (shapes[1], shapes[2]) = ((16, len), (len / 4, 64));
+        Tiles::new(s, shapes)
+    }
+
+    /// The rows of each, and their bytes.
+    fn new(_proof: Avx512<AMX>, shapes: [(usize, usize); 8]) -> Tiles {
         #[repr(C, align(64))]
         struct Config {
             palette: u8,
@@ -79,8 +93,9 @@ impl Tiles {
         }
         let mut config =
             Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        config.row_bytes[..8].fill(64);
-        config.rows[..8].fill(16);
+        for (i, (rows, bytes)) in shapes.into_iter().enumerate() {
+            (config.rows[i], config.row_bytes[i]) = (rows as u8, bytes as u16);
+        }
         // SAFETY: the proof says that the CPU has tiles and the process may use them; `config` is the 64
         // bytes that the instruction reads.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) }
@@ -111,10 +126,27 @@ macro_rules! amx {
 }
 
 mod attention;
+mod bytes;
 mod gemm;
+mod unpacking;
 
 pub(super) use attention::attend;
+pub(super) use bytes::{TOKENS, gemm as gemm_bytes};
 pub(super) use gemm::{gemm_float, gemm_integer, multiply};
+
+/// Transposes results, each sixteen rows by sixteen tokens.
+#[inline(always)]
+fn turn(s: Avx512<AMX>, out: &mut [[f32; LANES]]) {
+    for tile in out.as_chunks_mut::<LANES>().0 {
+        let mut lines = [s.splat(0.0); LANES];
+        for (r, line) in lines.iter_mut().zip(tile.iter()) {
+            *r = s.load(line);
+        }
+        for (t, line) in transposed(s, lines).into_iter().zip(tile) {
+            s.store(t, line);
+        }
+    }
+}
 
 /// Sixteen lines of sixteen floats (or any words), transposed.
 #[inline(always)]

@@ -20,6 +20,7 @@ use crate::format::{FloatBlock, IntegerBlock, Lanes, SixBitHead};
 use crate::limits;
 use crate::ops::{attention, dots, floats, gemm, gemv};
 use core::arch::x86_64::*;
+use std::ops::RangeInclusive;
 
 /// The CPU has AVX-512 F, BW, VL and DQ, and what its level adds to them.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,9 @@ macro_rules! avx512 {
 /// Floats alone always are: beside multiply-adds, with 9, 12, 16 and 20 tokens F16 1.10, 1.37, 1.65 and 1.60, BF16 1.19, 1.40,
 /// 1.86 and 1.79.
 const MATRIX_TILES_FROM: usize = 24;
+
+/// So many tokens times integers go through matrix tiles of bytes (`simd/amx/bytes.rs` has the figures).
+const BYTE_TILES: RangeInclusive<usize> = 12..=amx::TOKENS;
 
 mod bf16;
 mod panel;
@@ -110,6 +114,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         let narrower = tokens.next_multiple_of(NARROW) < tokens.next_multiple_of(TILE);
         match LEVEL {
             BASE if narrower => Layout::Tiles(NARROW),
+            AMX if BYTE_TILES.contains(&tokens) && !rounded => Layout::Tiles(amx::TOKENS),
             AMX if tokens < MATRIX_TILES_FROM && !rounded => Avx512::<VNNI>::LAYOUT,
             _ => Self::LAYOUT,
         }
@@ -193,6 +198,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
 
     fn run_tiles<K: Kernel>(self, layout: Layout, kernel: K) -> K::Out {
         match LEVEL {
+            AMX if layout == Layout::Tiles(amx::TOKENS) => self.run(kernel),
             BF16.. if layout != Layout::Pairs => Avx512::<VNNI>(()).run(kernel),
             _ => self.run(kernel),
         }
@@ -208,7 +214,10 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     #[inline(always)]
     fn gemm_integer<B: IntegerBlock>(self, job: gemm::Job<'_>) {
         if LEVEL == AMX {
-            amx::gemm_integer::<B>(Avx512(()), job);
+            match job.acts.layout {
+                Layout::Pairs => amx::gemm_integer::<B>(Avx512(()), job),
+                _ => amx::gemm_bytes::<B>(Avx512(()), job),
+            }
         } else {
             match LEVEL {
                 BASE => gemm::integer::<Self, B, 1, TILE, NARROW>(self, job),

@@ -34,10 +34,10 @@
 
 use super::super::avx512::{AMX, Avx512};
 use super::super::{LANES, SPAN, STRIPE, Simd};
-use super::{ROWS, Tiles, transposed};
+use super::unpacking::{Panels, Unpack, each_span};
+use super::{ROWS, Tiles, turn};
 use crate::acts::{GROUP, PAIR_WORDS};
 use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, Less, MOST_BLOCKS, Of, Subtrahend};
-use crate::matrix::Matrix;
 use crate::ops::gemm::Job;
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -45,42 +45,36 @@ use std::marker::PhantomData;
 
 /// Groups of 32 columns in a block: 512 columns of 512 tokens are 512 KiB of B.
 const KC: usize = 16;
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-/// Weights that become lines of bfloat16 panels.
-trait Source {
-    /// Bytes of a span.
-    const SPAN_BYTES: usize;
-
-    /// Unpacks the `at`th span of a row: line `i` of the panel's row gets 32 columns of it. Columns beyond
-    /// the row's end are zero.
-    fn unpack(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[u8; STRIPE]]);
-}
+/// Lines of a panel: for each 32 columns one of each row.
+type Lines = [[u8; STRIPE]];
 
 /// Blocks of an integer format.
 struct Integers<B>(PhantomData<B>);
 
-impl<B: IntegerBlock> Source for Integers<B> {
+impl<B: IntegerBlock> Unpack for Integers<B> {
     const SPAN_BYTES: usize = SPAN / B::LEN * size_of::<B>();
+    type Panel = Lines;
 
     #[inline(always)]
-    fn unpack(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[u8; STRIPE]]) {
-        unpack::<B>(s, row, at, lines);
+    fn unpack(s: Avx512<AMX>, weights: &[u8], row: usize, panel: &mut Lines) {
+        each_span!(B, weights, |i, blocks| {
+            unpack::<B>(s, blocks, &mut panel[i * (SPAN / GROUP) * ROWS + row..]);
+        });
     }
 }
 
 /// Numbers that are bfloat16 already, or become it.
 struct Floats<B>(PhantomData<B>);
 
-impl<B: FloatBlock> Source for Floats<B> {
+impl<B: FloatBlock> Unpack for Floats<B> {
     const SPAN_BYTES: usize = SPAN * size_of::<B>();
+    type Panel = Lines;
 
     #[inline(always)]
-    fn unpack(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[u8; STRIPE]]) {
-        let span = &B::cast(row)[at * SPAN..];
-        for i in 0..SPAN / GROUP {
-            let rest = span.get(i * GROUP..).unwrap_or(&[]);
+    fn unpack(s: Avx512<AMX>, weights: &[u8], row: usize, panel: &mut Lines) {
+        let weights = B::cast(weights);
+        for i in 0..weights.len().div_ceil(SPAN) * (SPAN / GROUP) {
+            let rest = weights.get(i * GROUP..).unwrap_or(&[]);
             let mut padded = [B::zeroed(); GROUP];
             let whole: &[B; GROUP] = match rest.first_chunk() {
                 Some(whole) => whole,
@@ -89,7 +83,7 @@ impl<B: FloatBlock> Source for Floats<B> {
                     &padded
                 }
             };
-            let line = &mut lines[i * ROWS];
+            let line = &mut panel[i * ROWS + row];
             if B::BF16 {
                 line.copy_from_slice(B::bytes(whole));
             } else {
@@ -100,19 +94,9 @@ impl<B: FloatBlock> Source for Floats<B> {
     }
 }
 
-/// [`Source::unpack`] of integers.
+/// [`Unpack::unpack`] of a span of integers.
 #[inline(always)]
-fn unpack<B: IntegerBlock>(s: Avx512<AMX>, row: &[u8], at: usize, lines: &mut [[u8; STRIPE]]) {
-    let n = SPAN / B::LEN;
-    let rest = &B::cast(row)[at * n..];
-    let mut padded = [B::zeroed(); MOST_BLOCKS];
-    let span = match rest.get(..n) {
-        Some(span) => span,
-        None => {
-            padded[..rest.len()].copy_from_slice(rest);
-            &padded[..n]
-        }
-    };
+fn unpack<B: IntegerBlock>(s: Avx512<AMX>, span: &[B], lines: &mut [[u8; STRIPE]]) {
     let w = B::scales(s, span);
     let (mut scale, mut offset, mut min) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
     Of::<B>::each16(s, w.scale, &mut scale);
@@ -184,39 +168,6 @@ fn by_product<B: IntegerBlock>(s: Avx512<AMX>, q: __m512i, scale: &[f32], offset
     }
 }
 
-/// The rows of a panel that are to be unpacked, a span at a time.
-struct Unpacking<'a> {
-    w: Matrix<'a>,
-    first: usize,
-    rows: usize,
-    /// Spans of the block of columns: where it starts, and how many.
-    start: usize,
-    spans: usize,
-    done: usize,
-    /// The row and the span at which the panel after this one begins.
-    then: (usize, usize),
-}
-
-impl Unpacking<'_> {
-    fn left(&self) -> usize {
-        self.rows * self.spans - self.done
-    }
-
-    /// Unpacks one more span into `lines`, the panel, and asks for the one in its place in the panel after this.
-    #[inline(always)]
-    fn step<W: Source>(&mut self, s: Avx512<AMX>, lines: &mut [[u8; STRIPE]]) {
-        let (row, span) = (self.done / self.spans, self.done % self.spans);
-        let bytes = self.w.rows_bytes(self.first + row..self.first + row + 1);
-        let line = span * (SPAN / GROUP) * ROWS + row;
-        let ahead = (self.then.0 + row) * self.w.row_stride() + (self.then.1 + span) * W::SPAN_BYTES;
-        for at in (0..W::SPAN_BYTES).step_by(LINE) {
-            s.prefetch(self.w.bytes().as_ptr().wrapping_add(ahead + at));
-        }
-        W::unpack(s, bytes, self.start + span, &mut lines[line..]);
-        self.done += 1;
-    }
-}
-
 /// The bfloat16 engine for integer formats.
 #[inline(always)]
 pub(in super::super) fn gemm_integer<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
@@ -230,7 +181,7 @@ pub(in super::super) fn gemm_float<B: FloatBlock>(s: Avx512<AMX>, job: Job<'_>) 
 }
 
 #[inline(always)]
-fn gemm<W: Source>(s: Avx512<AMX>, job: Job<'_>) {
+fn gemm<W: Unpack<Panel = Lines>>(s: Avx512<AMX>, job: Job<'_>) {
     let Job { w, rows, acts, out, panel, .. } = job;
     let (k, tokens) = (acts.cols, acts.tokens);
     assert_eq!(w.cols(), k, "columns of the matrix, features of the activations");
@@ -239,32 +190,12 @@ fn gemm<W: Source>(s: Avx512<AMX>, job: Job<'_>) {
     assert!(out.len() >= rows.len().div_ceil(LANES) * padded, "room for every tile of the result");
     let [now, next] = &mut panel.pairs;
     let (mut now, mut next) = (&mut now[..], &mut next[..]);
-    // Panels in the order in which they are multiplied: those of a block of columns, then those of the next one.
-    let (panels, blocks) = (rows.len().div_ceil(ROWS), groups.div_ceil(KC));
-    let place = |i: usize| (rows.start + i % panels * ROWS, i / panels * KC);
-    let unpacking = |i: usize| {
-        let ((first, start), (then, later)) = (place(i), place(i + 1));
-        let (rows, n) =
-            if i < panels * blocks { (ROWS.min(rows.end - first), KC.min(groups - start)) } else { (0, 0) };
-        let spans = (n * GROUP).div_ceil(SPAN);
-        Unpacking {
-            w,
-            first,
-            rows,
-            start: start * GROUP / SPAN,
-            spans,
-            done: 0,
-            then: (then, later * GROUP / SPAN),
-        }
-    };
+    let panels = Panels { w, rows: rows.clone(), height: ROWS, columns: k, kc: KC };
     let tiles = Tiles::configure(s);
-    let mut coming = unpacking(0);
-    while coming.left() > 0 {
-        coming.step::<W>(s, now);
-    }
-    for i in 0..panels * blocks {
-        let (first, start) = place(i);
-        let (n, mut coming) = (KC.min(groups - start), unpacking(i + 1));
+    panels.unpacking::<W>(0).rest::<W>(s, now);
+    for i in 0..panels.len() {
+        let (first, start) = panels.place(i);
+        let (n, mut coming) = (KC.min(groups - start), panels.unpacking::<W>(i + 1));
         let panel = Block { a: now, start, n, upper: first + LANES < rows.end };
         let c = &mut out[(first - rows.start) / LANES * padded..];
         let (mut debt, work, steps) = (0, coming.left(), padded / ROWS * n);
@@ -282,25 +213,14 @@ fn gemm<W: Source>(s: Avx512<AMX>, job: Job<'_>) {
             }
             panel.store(c, tile, padded, wide);
         }
-        while coming.left() > 0 {
-            coming.step::<W>(s, next);
-        }
+        coming.rest::<W>(s, next);
         std::mem::swap(&mut now, &mut next);
     }
     drop(tiles);
     if acts.turned {
         return;
     }
-    let panels = rows.len().div_ceil(LANES);
-    for tile in out[..panels * padded].as_chunks_mut::<LANES>().0 {
-        let mut lines = [s.splat(0.0); LANES];
-        for (r, line) in lines.iter_mut().zip(tile.iter()) {
-            *r = s.load(line);
-        }
-        for (t, line) in transposed(s, lines).into_iter().zip(tile) {
-            s.store(t, line);
-        }
-    }
+    turn(s, &mut out[..rows.len().div_ceil(LANES) * padded]);
 }
 
 /// Products of tiles that stay in the first-level cache, as [`Simd::multiply_tiles`] describes them.
