@@ -143,9 +143,19 @@ fn panel_shapes(format: Format) -> Vec<Shape> {
     let mut shapes = Vec::new();
     for end in [512, 1024] {
         for cols in [end - block, end, end + block] {
-            for (rows, tokens) in
-                [(1, 1), (15, 2), (16, 4), (17, 8), (33, 5), (33, 9), (35, 13), (16, 16), (15, 17), (17, 33), (35, 50)]
-            {
+            for (rows, tokens) in [
+                (1, 1),
+                (15, 2),
+                (16, 4),
+                (17, 8),
+                (33, 5),
+                (33, 9),
+                (35, 13),
+                (16, 16),
+                (15, 17),
+                (17, 33),
+                (35, 50),
+            ] {
                 shapes.push(Shape { rows, cols, tokens });
             }
         }

@@ -90,7 +90,7 @@ pub(super) fn eight<B: Block, const N: usize>(span: &[B]) -> &[[u8; N]; 8] {
 /// The low nibbles, and the high ones.
 #[inline(always)]
 pub(super) fn nibble_halves<S: Simd>(s: S, x: S::I) -> [S::I; 2] {
-    [s.and(x, s.splat_u8(15)), s.and(s.shr_halves(x, 4, 4), s.splat_u8(15))]
+    [s.and(x, s.splat_u8(15)), s.bits(x, [4; 4], 15)]
 }
 
 /// The nibbles of the last sixteen bytes of four blocks of 32 weights, in the order of the row.
@@ -103,7 +103,7 @@ pub(super) fn nibbles_in_order<S: Simd, const N: usize>(
     let q = |i: usize| blocks[4 * pair + i].last_chunk().expect("sixteen bytes");
     let mut stripes = [s.quarters([q(0), q(0), q(1), q(1)]), s.quarters([q(2), q(2), q(3), q(3)])];
     for stripe in &mut stripes {
-        *stripe = s.and(s.shr_quarters(*stripe, [0, 4, 0, 4]), s.splat_u8(15));
+        *stripe = s.bits(*stripe, [0, 4, 0, 4], 15);
     }
     stripes
 }

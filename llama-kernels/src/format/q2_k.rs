@@ -60,8 +60,8 @@ pub(super) fn pack(q: &[u8]) -> [[u8; 32]; 2] {
 #[inline(always)]
 pub(super) fn unpack<S: Simd>(s: S, q: &[[u8; 32]; 2], stripe: usize) -> S::I {
     let bytes = &q[stripe / 2];
-    let shift = (stripe % 2 * 4) as u32;
-    s.and(s.shr_halves(s.halves(bytes, bytes), shift, shift + 2), s.splat_u8(3))
+    let shift = stripe as i32 % 2 * 4;
+    s.bits(s.halves(bytes, bytes), [shift, shift, shift + 2, shift + 2], 3)
 }
 
 impl Q2_K {

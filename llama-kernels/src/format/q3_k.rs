@@ -77,11 +77,8 @@ impl Q3_K {
         let block = &span[0];
         // Bits `2 * stripe` and the next one go to bit 2.
         let high = s.halves(&block.high, &block.high);
-        let high = match stripe {
-            0 => s.shr_halves(s.shl_i32(high, 2), 0, 1),
-            _ => s.shr_halves(high, 2 * stripe as u32 - 2, 2 * stripe as u32 - 1),
-        };
-        s.or(q2_k::unpack(s, &block.q, stripe), s.and(high, s.splat_u8(4)))
+        let shift = 2 * stripe as i32 - 2;
+        s.or(q2_k::unpack(s, &block.q, stripe), s.bits(high, [shift, shift, shift + 1, shift + 1], 4))
     }
 }
 

@@ -110,6 +110,11 @@ impl SixBitHead {
         [self.d, self.dmin].map(|x| f16::from_le_bytes(x).to_f32())
     }
 
+    #[cfg(test)]
+    pub(crate) fn of_bytes([a, b, c, d, rest @ ..]: [u8; 16]) -> SixBitHead {
+        SixBitHead { d: [a, b], dmin: [c, d], scales: SixBits(rest) }
+    }
+
     /// The scales and minimums as numbers.
     #[inline(always)]
     pub(super) fn apply<S: Simd, L: Lanes<Grouping = Of32>>(&self, s: S) -> Scales<S, L> {
@@ -121,7 +126,7 @@ impl SixBitHead {
 /// Two bits above the low nibble of each byte.
 #[inline(always)]
 fn six<S: Simd>(s: S, low: S::I, high: S::I) -> S::I {
-    s.or(s.and(low, s.splat_u8(15)), s.and(s.shr_halves(high, 2, 2), s.splat_u8(0x30)))
+    s.or(s.and(low, s.splat_u8(15)), s.bits(high, [2; 4], 0x30))
 }
 
 /// The scales and minimums of sixteen rows, which their blocks begin with.
@@ -142,9 +147,8 @@ pub(super) fn pack_scales<S: Simd, const N: usize>(s: S, blocks: &[&[u8; N]; LAN
 #[inline(always)]
 pub(super) fn nibbles<S: Simd>(s: S, q: &[[u8; 32]; 4], pair: usize) -> [S::I; 2] {
     let ([a, b], [c, d]) = (bits::split(&q[2 * pair]), bits::split(&q[2 * pair + 1]));
-    let first = s.shr_quarters(s.quarters([a, a, c, c]), [0, 4, 0, 4]);
-    let second = s.shr_quarters(s.quarters([b, b, d, d]), [0, 4, 0, 4]);
-    [s.and(first, s.splat_u8(15)), s.and(second, s.splat_u8(15))]
+    let (first, second) = (s.quarters([a, a, c, c]), s.quarters([b, b, d, d]));
+    [s.bits(first, [0, 4, 0, 4], 15), s.bits(second, [0, 4, 0, 4], 15)]
 }
 
 /// The nibbles of a span, [arranged](super::Grouping::arrange).
@@ -152,7 +156,7 @@ pub(super) fn nibbles<S: Simd>(s: S, q: &[[u8; 32]; 4], pair: usize) -> [S::I; 2
 pub(super) fn arranged<S: Simd>(s: S, q: &[[u8; 32]; 4]) -> [S::I; 4] {
     let mut all = [s.eights::<0>(q), s.eights::<1>(q), s.eights::<2>(q), s.eights::<3>(q)];
     for q in &mut all {
-        *q = s.and(s.shr_quarters(*q, [0, 4, 0, 4]), s.splat_u8(15));
+        *q = s.bits(*q, [0, 4, 0, 4], 15);
     }
     all
 }
@@ -175,7 +179,7 @@ impl IntegerBlock for Q4_K {
         let [a, b] = [&span[0].q[2 * pair], &span[0].q[2 * pair + 1]];
         let mut stripes = [s.halves(a, a), s.halves(b, b)];
         for stripe in &mut stripes {
-            *stripe = s.and(s.shr_halves(*stripe, 0, 4), s.splat_u8(15));
+            *stripe = s.bits(*stripe, [0, 0, 4, 4], 15);
         }
         stripes
     }

@@ -50,8 +50,8 @@ unsafe impl Block for Q5_K {
 #[inline(always)]
 fn fifth<S: Simd>(s: S, high: &[u8; 16], pair: usize) -> S::I {
     let high = s.quarters([high; 4]);
-    let high = if pair == 0 { s.shl_i32(high, 4) } else { high };
-    s.and(s.shr_quarters(high, [0, 1, 2, 3]), s.splat_u8(16))
+    let first = 4 * pair as i32 - 4;
+    s.bits(high, [first, first + 1, first + 2, first + 3], 16)
 }
 
 impl IntegerBlock for Q5_K {

@@ -59,11 +59,10 @@ impl Q6_K {
         let (low, high) = (s.load_bytes(&block.low[stripe / 2]), &block.high[stripe / 2]);
         let high = s.halves(high, high);
         // The bits of the first stripe are the lower ones of each byte.
-        let (low, high) = match stripe % 2 {
-            0 => (low, s.shl_i32(high, 4)),
-            _ => (s.shr_halves(low, 4, 4), high),
-        };
-        s.or(s.and(low, s.splat_u8(15)), s.and(s.shr_halves(high, 0, 2), s.splat_u8(0x30)))
+        match stripe % 2 {
+            0 => s.or(s.bits(low, [0; 4], 15), s.bits(high, [-4, -4, -2, -2], 0x30)),
+            _ => s.or(s.bits(low, [4; 4], 15), s.bits(high, [0, 0, 2, 2], 0x30)),
+        }
     }
 }
 

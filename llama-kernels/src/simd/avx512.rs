@@ -14,7 +14,7 @@
 //! grid's 256, which `vpermb` could not hold. `vpmultishiftqb` would shift and gather the high bits of Q5_K and
 //! Q6_K in one instruction instead of one or two, of about seven for 64 weights that wait for memory anyway.
 
-use super::{Avx2, Kernel, LANES, Need, STRIPE, Simd, amx, needs, x86};
+use super::{Avx2, Kernel, LANES, Need, STRIPE, Simd, amx, needs, plain, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes, SixBitHead};
 use crate::limits;
@@ -57,6 +57,29 @@ const BYTE_TILES: RangeInclusive<usize> = 12..=amx::TOKENS;
 mod bf16;
 mod panel;
 
+/// Of each half of eight structures of `STRIDE` bytes, side by side, where two registers begin that hold their last sixteen bytes
+/// in whole double words, and which those are of both.
+const fn double_words<const STRIDE: usize>() -> ([[usize; 2]; 2], [[u32; LANES]; 2]) {
+    assert!(STRIDE.is_multiple_of(2) && STRIDE >= 16 && STRIDE <= 24, "two structures within a register");
+    let (mut at, mut index, mut half) = ([[0; 2]; 2], [[0; LANES]; 2], 0);
+    while half < 2 {
+        let first = (4 * half + 1) * STRIDE - 16;
+        let second = if half == 0 { first + STRIDE } else { 8 * STRIDE - STRIPE };
+        at[half] = [first, second];
+        let mut i = 0;
+        while i < LANES {
+            let byte = first + i / 4 * STRIDE + i % 4 * 4;
+            index[half][i] = match i / 4 % 2 {
+                0 => (byte - first) / 4,
+                _ => LANES + (byte - second) / 4,
+            } as u32;
+            i += 1;
+        }
+        half += 1;
+    }
+    (at, index)
+}
+
 /// Halves onto halves, to one float. No closures here: they would not always be inlined.
 macro_rules! fold {
     ($a:expr, $f8:ident, $f4:ident, $f1:ident) => {
@@ -74,6 +97,21 @@ macro_rules! join {
     ($a:expr, $b:expr) => {
         _mm512_inserti64x4::<1>(_mm512_castsi256_si512($a), $b)
     };
+}
+
+/// The matrix of bits that shifts a byte and keeps the bits of a mask: the last byte of it has the bits of which the lowest one
+/// of the result is made.
+#[inline(always)]
+const fn matrix(shift: i32, mask: u8) -> i64 {
+    let (mut rows, mut bit) = (0, 0);
+    while bit < 8 {
+        let from = bit + shift;
+        if mask >> bit & 1 == 1 && from >= 0 && from < 8 {
+            rows |= 1 << (8 * (7 - bit) + from);
+        }
+        bit += 1;
+    }
+    rows
 }
 
 impl<const LEVEL: u32> Avx512<LEVEL> {
@@ -132,6 +170,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             needs.extend(needs!(is_x86_feature_detected: "avx512bf16"));
         }
         if LEVEL >= AMX {
+            needs.extend(needs!(is_x86_feature_detected: "gfni"));
             needs.extend(amx::needs());
         }
         needs
@@ -164,12 +203,18 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         fn bf16<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
             kernel.call(s)
         }
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma,f16c,avx512vnni,avx512bf16,gfni")]
+        #[inline(never)]
+        fn amx<S: Simd, K: Kernel>(s: S, kernel: K) -> K::Out {
+            kernel.call(s)
+        }
         // SAFETY: `self` exists, so `new` has found the features of its level.
         unsafe {
             match LEVEL {
                 BASE => base(self, kernel),
                 VNNI => vnni(self, kernel),
-                _ => bf16(self, kernel),
+                BF16 => bf16(self, kernel),
+                _ => amx(self, kernel),
             }
         }
     }
@@ -191,7 +236,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
 
     fn run_rows<K: Kernel>(self, kernel: K) -> K::Out {
         match LEVEL {
-            BASE => self.run(kernel),
+            BASE | AMX => self.run(kernel),
             _ => Avx512::<VNNI>(()).run(kernel),
         }
     }
@@ -456,7 +501,9 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         }
     }
     /// One permutation of words of two of the three registers that hold the eight structures. They are the same for
-    /// both halves, and for the scales: loads of 64 bytes cross a line each, and their number is what counts.
+    /// both halves, and for the scales: loads of 64 bytes cross a line each, and their number is what counts. On Intel,
+    /// where a permutation of words of two registers is three instructions, one of double words: the first and third of the
+    /// structures, and the others, lie at whole double words from where a register is loaded.
     #[inline(always)]
     fn strided<const STRIDE: usize>(self, x: &[[u8; STRIDE]; 8], half: usize) -> Self::I {
         const { assert!(STRIDE.is_multiple_of(2), "whole words") };
@@ -474,6 +521,14 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             (at, index)
         };
         let register = |at: usize| x.as_flattened()[at..].first_chunk().expect("a register");
+        if LEVEL == AMX {
+            let (at, index) = const { double_words::<STRIDE>() };
+            let [first, second] = at[half];
+            return avx512! {
+                let index = _mm512_loadu_si512(index[half].as_ptr().cast());
+                _mm512_permutex2var_epi32(self.load_bytes(register(first)), index, self.load_bytes(register(second)))
+            };
+        }
         let [first, second] = at[half];
         avx512! {
             let index = _mm512_loadu_si512(index[half].as_ptr().cast());
@@ -584,6 +639,17 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     fn shr_quarters(self, a: Self::I, counts: [u32; 4]) -> Self::I {
         let [b, c, d, e] = counts.map(i64::from);
         avx512! { _mm512_srlv_epi64(a, _mm512_setr_epi64(b, b, c, c, d, d, e, e)) }
+    }
+    /// Where there is GFNI, as at [`AMX`], in one instruction: each byte times a matrix of bits.
+    #[inline(always)]
+    fn bits(self, a: Self::I, shifts: [i32; 4], mask: u8) -> Self::I {
+        if LEVEL != AMX {
+            return plain::bits(self, a, shifts, mask);
+        }
+        let [b, c, d, e] = shifts;
+        // Not by `map`: that would stay a call.
+        let (b, c, d, e) = (matrix(b, mask), matrix(c, mask), matrix(d, mask), matrix(e, mask));
+        avx512! { _mm512_gf2p8affine_epi64_epi8::<0>(a, _mm512_setr_epi64(b, b, c, c, d, d, e, e)) }
     }
     #[inline(always)]
     fn mask(self, bits: u64) -> Self::I {
@@ -717,6 +783,17 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             (second, index)
         };
         let register = |at: usize| x.as_flattened()[at..].first_chunk().expect("a register");
+        if LEVEL == AMX {
+            let (first, last) = (register(0), register(4 * STRIDE));
+            // Of one register each, the second one's into the upper half.
+            return avx512! {
+                let s = STRIDE as i16 / 2;
+                let index = _mm512_castsi128_si512(_mm_setr_epi16(0, s, 2 * s, 3 * s, 0, s, 2 * s, 3 * s));
+                let halves = _mm512_permutexvar_epi16(index, self.load_bytes(first));
+                let halves = _mm512_mask_permutexvar_epi16(halves, 0xf0, index, self.load_bytes(last));
+                _mm256_cvtph_ps(_mm512_castsi512_si128(halves))
+            };
+        }
         let (first, last) = (register(0), register(second));
         avx512! {
             let index = _mm512_loadu_si512(index.as_ptr().cast());

@@ -295,6 +295,12 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I;
     /// The same for the four quarters of a stripe.
     fn shr_quarters(self, a: Self::I, counts: [u32; 4]) -> Self::I;
+    /// Bits of each byte: shifted right by its quarter's count, or left if that is negative, and those of `mask` kept, none of
+    /// which may come from another byte.
+    #[inline(always)]
+    fn bits(self, a: Self::I, shifts: [i32; 4], mask: u8) -> Self::I {
+        plain::bits(self, a, shifts, mask)
+    }
     /// Bytes of 255 where the bit is set, of 0 elsewhere; bit 0 is the first byte.
     fn mask(self, bits: u64) -> Self::I;
     /// Each byte of `index`, which is in 0..=15, replaced by that entry of the table.

@@ -36,6 +36,22 @@ pub(super) fn ungroup<S: Simd>(s: S, a: S::I, b: S::I) -> [S::I; 2] {
     [s.quarters([&a[0], &b[0], &a[1], &b[1]]), s.quarters([&a[2], &b[2], &a[3], &b[3]])]
 }
 
+/// [`Simd::bits`]
+#[inline(always)]
+pub(super) fn bits<S: Simd>(s: S, a: S::I, shifts: [i32; 4], mask: u8) -> S::I {
+    let [b, c, d, e] = shifts;
+    let left = -b.min(c).min(d).min(e).min(0);
+    let a = if left > 0 { s.shl_i32(a, left.cast_unsigned()) } else { a };
+    let (b, c) = ((b + left).cast_unsigned(), (c + left).cast_unsigned());
+    let (d, e) = ((d + left).cast_unsigned(), (e + left).cast_unsigned());
+    let a = match (b == c && d == e, b | c | d | e) {
+        (_, 0) => a,
+        (true, _) => s.shr_halves(a, b, d),
+        _ => s.shr_quarters(a, [b, c, d, e]),
+    };
+    s.and(a, s.splat_u8(mask))
+}
+
 /// [`Simd::zip`]
 #[inline(always)]
 pub(super) fn zip<S: Simd, const N: usize>(s: S, a: S::I, b: S::I) -> [S::I; 2] {

@@ -33,6 +33,7 @@ impl Kernel for All {
         let small = w.map(|w| w & 63);
         let halves: [u8; 2 * LANES] = from_fn(|i| if i % 2 == 1 { w[i] & 0xbb } else { w[i] });
         let bits = u64::from_le_bytes(from_fn(|i| w[i]));
+        let head = SixBitHead::of_bytes(from_fn(|i| if i < 4 { halves[i] } else { w[3 * i] }));
         let (half, _) = w.as_chunks::<32>();
         let (quarter, _) = w.as_chunks::<16>();
 
@@ -116,6 +117,11 @@ impl Kernel for All {
                 float(s.dot_bf16(s.splat(3.0), s.to_bf16(i(0), i(1)), s.to_bf16(i(2), i(3))))
             }),
             ("quarters", int(s.quarters([&quarter[0], &quarter[3], &quarter[1], &quarter[2]]))),
+            (
+                "strided 18, last",
+                int(s.strided::<18>(&from_fn(|i| from_fn(|j| w[(18 * i + 3 * j) % STRIPE])), 1)),
+            ),
+            ("strided 22", int(s.strided::<22>(&from_fn(|i| from_fn(|j| w[(22 * i + 3 * j) % STRIPE])), 0))),
             ("strided 18", int(s.strided::<18>(&from_fn(|i| from_fn(|j| w[(18 * i + 3 * j) % STRIPE])), 0))),
             ("strided 20", int(s.strided::<20>(&from_fn(|i| from_fn(|j| w[(20 * i + 3 * j) % STRIPE])), 1))),
             ("strided 24", int(s.strided::<24>(&from_fn(|i| from_fn(|j| x[(23 * i + j) % STRIPE])), 1))),
@@ -130,6 +136,9 @@ impl Kernel for All {
             ("mul_u8", int(s.mul_u8(iw, ix))),
             ("shr_halves", int(s.shr_halves(iw, 2, 5))),
             ("shr_quarters", int(s.and(s.shr_quarters(iw, [0, 3, 1, 4]), s.splat_u8(15)))),
+            ("bits, to the right", int(s.bits(iw, [0, 4, 1, 3], 0x0d))),
+            ("bits, to the left", int(s.bits(iw, [-4, -4, -2, -2], 0x70))),
+            ("bits, of both halves", int(s.bits(iw, [4, 4, 2, 2], 15))),
             ("mask", int(s.mask(bits))),
             ("lookup", int(s.lookup(&quarter[2], s.and(iw, s.splat_u8(15))))),
             ("halves", int(s.halves(&half[1], &half[0]))),
@@ -178,6 +187,10 @@ impl Kernel for All {
             ("floats8_i8", eight(s.floats8_i8(bits))),
             ("floats8_f16", eight(s.floats8_f16(from_fn(|i| [halves[2 * i], halves[2 * i + 1]])))),
             (
+                "strided8_f16 20",
+                eight(s.strided8_f16::<20>(&from_fn(|i| from_fn(|j| halves[(20 * i + j) % 32])))),
+            ),
+            (
                 "strided8_f16 18",
                 eight(s.strided8_f16::<18>(&from_fn(|i| from_fn(|j| halves[(18 * i + j) % 32])))),
             ),
@@ -185,6 +198,8 @@ impl Kernel for All {
                 "strided8_f16 22",
                 eight(s.strided8_f16::<22>(&from_fn(|i| from_fn(|j| halves[(22 * i + j) % 32])))),
             ),
+            ("six_bits, scales", eight(s.six_bits(&head)[0])),
+            ("six_bits, minimums", eight(s.six_bits(&head)[1])),
             ("splat8_f16", eight(s.splat8_f16([halves[0], halves[1]]))),
             ("half 0", float(s.half::<0>(s.load8(&a8)))),
             ("half 1", float(s.half::<1>(s.load8(&a8)))),
