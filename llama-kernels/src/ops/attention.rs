@@ -176,7 +176,7 @@ pub(crate) fn attend<S: Simd>(s: S, job: Attend<'_>) {
                     records: &mut out[(row - first) * record..],
                 };
                 row += match end - row {
-                    8.. if S::REGISTERS >= 32 => s.run(Few::<8, 2, 1>(&tile, queries, rows)),
+                    8.. if S::REGISTERS >= 32 => s.run(Few::<8, 2, 2>(&tile, queries, rows)),
                     4.. if S::REGISTERS >= 32 => s.run(Few::<4, 4, 1>(&tile, queries, rows)),
                     4.. if S::REGISTERS >= 8 => s.run(Few::<4, 1, 1>(&tile, queries, rows)),
                     2.. => s.run(Few::<2, 2, 2>(&tile, queries, rows)),
