@@ -320,20 +320,24 @@ fn add_lines<S: Simd, B: FloatBlock, const R: usize, const C: usize>(
     sums: &mut Sums<'_, R>,
     line: usize,
 ) {
-    let (mut acc, stride) = (sums.take::<S, C>(s, line), sums.lines);
-    let row = |at: usize| values[at * stride + line..].first_chunk().expect("a row has more registers");
-    let whole = weights[0].len() / STEP;
-    let steps = weights.map(|w| &w.as_chunks::<STEP>().0[..whole]);
-    for i in 0..whole {
-        // All that may fail first: a check between two positions would spill registers.
-        let (rows, weights): ([&[[B; LANES]; C]; STEP], _) =
-            (from_fn(|j| row(i * STEP + j)), steps.map(|w| &w[i]));
+    let (mut acc, stride, n) = (sums.take::<S, C>(s, line), sums.lines, weights[0].len());
+    assert!(n == 0 || (n - 1) * stride + line + C <= values.len(), "{n} rows of {stride} registers");
+    assert!(weights.iter().all(|w| w.len() == n), "a weight for each");
+    // Not checked between positions, for rows and for each row's weights: 1.05 to 1.1 times as fast with eight rows (Emerald
+    // Rapids, f16).
+    // SAFETY: `C` registers from `line` on lie in each of the `n` rows, as was checked.
+    let row = |at: usize| unsafe { &*values.as_ptr().add(at * stride + line).cast::<[[B; LANES]; C]>() };
+    // SAFETY: each row has `n` weights, as was checked.
+    let weight = |r: usize, at: usize| unsafe { *weights[r].as_ptr().add(at) };
+    let whole = n / STEP * STEP;
+    for at in (0..whole).step_by(STEP) {
         for j in 0..STEP {
-            acc = add_value(s, acc, neighbours::<S, B, R, C>(s, rows[j]), weights.map(|w| w[j]));
+            let weights = from_fn(|r| weight(r, at + j));
+            acc = add_value(s, acc, neighbours::<S, B, R, C>(s, row(at + j)), weights);
         }
     }
-    for at in STEP * whole..weights[0].len() {
-        acc = add_value(s, acc, neighbours::<S, B, R, C>(s, row(at)), weights.map(|w| w[at]));
+    for at in whole..n {
+        acc = add_value(s, acc, neighbours::<S, B, R, C>(s, row(at)), from_fn(|r| weight(r, at)));
     }
     sums.put(s, line, acc);
 }
