@@ -187,6 +187,10 @@ impl Kernel for All {
             ("floats8_i8", eight(s.floats8_i8(bits))),
             ("floats8_f16", eight(s.floats8_f16(from_fn(|i| [halves[2 * i], halves[2 * i + 1]])))),
             (
+                "strided8_f16 34",
+                eight(s.strided8_f16::<34>(&from_fn(|i| from_fn(|j| halves[(34 * i + j) % 32])))),
+            ),
+            (
                 "strided8_f16 20",
                 eight(s.strided8_f16::<20>(&from_fn(|i| from_fn(|j| halves[(20 * i + j) % 32])))),
             ),

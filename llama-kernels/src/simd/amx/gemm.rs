@@ -37,6 +37,7 @@ use super::super::{LANES, SPAN, STRIPE, Simd};
 use super::unpacking::{Panels, Unpack, each_span};
 use super::{ROWS, Tiles, turn};
 use crate::acts::{GROUP, PAIR_WORDS};
+use crate::buffer::Aligned;
 use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, Less, MOST_BLOCKS, Of, Subtrahend};
 use crate::ops::gemm::Job;
 use core::arch::asm;
@@ -148,19 +149,26 @@ fn by_table(s: Avx512<AMX>, q: __m512i, scale: &[f32], offset: &[f32]) -> [__m51
 /// Eight bytes of sixteen.
 const SIXTEENS: i64 = 0x1010_1010_1010_1010;
 
+/// A register's bytes where quarters of it can be widened as they are loaded: to take them out of the register takes one of the
+/// permutations each, which are what counts here. (Q8_0 times 32, 64 and 512 tokens 1.13, 1.12 and 1.05 times as fast, Q6_K
+/// 0.96 to 1.04; halves of nibbles 0.97 to 1.02, which are taken out.)
+#[inline(always)]
+fn in_memory(s: Avx512<AMX>, q: __m512i) -> Aligned<[u8; STRIPE]> {
+    let mut bytes = Aligned([0; STRIPE]);
+    s.store_bytes(q, &mut bytes.0);
+    // SAFETY: nothing is done; but the compiler has to have the bytes in memory, and may not know them.
+    unsafe { asm!("/* {} */", in(reg) &raw mut bytes, options(nostack, preserves_flags)) }
+    bytes
+}
+
 /// Two groups of any integers.
 #[inline(always)]
 fn by_product<B: IntegerBlock>(s: Avx512<AMX>, q: __m512i, scale: &[f32], offset: &[f32]) -> [__m512i; 2] {
     amx! {
-        let quarters = [
-            _mm512_castsi512_si128(q),
-            _mm512_extracti32x4_epi32::<1>(q),
-            _mm512_extracti32x4_epi32::<2>(q),
-            _mm512_extracti32x4_epi32::<3>(q),
-        ];
+        let bytes = in_memory(s, q);
         let mut x = [_mm512_setzero_ps(); 4];
         for i in 0..4 {
-            let q = quarters[i];
+            let q = _mm_load_si128(bytes.0.as_ptr().add(16 * i).cast());
             let q = if <B::Lanes as Lanes>::BITS < 8 { _mm512_cvtepu8_epi32(q) } else { _mm512_cvtepi8_epi32(q) };
             x[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), s.splat(scale[i]), s.splat(offset[i]));
         }
