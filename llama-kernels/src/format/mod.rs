@@ -168,6 +168,9 @@ pub trait IntegerBlock: Block {
         if Of::<Self>::LEN == 32 { s.ungroup(a, b) } else { [a, b] }
     }
 
+    /// Where in a block its integers lie as signed bytes in the order of the row, if they do: matrix tiles take them from there.
+    const BYTES_AT: Option<usize> = None;
+
     /// The integers of a span as few tokens' products want them: [`unpack`](Self::unpack)ed and
     /// [arranged](Grouping::arrange). Formats whose fields lie side by side arrange them as they are packed.
     #[inline(always)]

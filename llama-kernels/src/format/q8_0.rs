@@ -41,6 +41,8 @@ unsafe impl Block for Q8_0 {
 impl IntegerBlock for Q8_0 {
     type Lanes = Lane<8, Of32, Nothing>;
 
+    const BYTES_AT: Option<usize> = Some(std::mem::offset_of!(Self, q));
+
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
         Scales::new(s.strided8_f16::<34>(bits::eight(span)))

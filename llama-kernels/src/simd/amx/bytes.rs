@@ -11,6 +11,8 @@
 //!     for each group: a tile product, while an earlier one is scaled and a part of the next panel is asked for
 //! ```
 //!
+//! Where the file has signed bytes in the order of the row, they are multiplied where they lie, and only scales are unpacked.
+//!
 //! A group takes four instructions with tiles whose time counts, two loads, a product and a store, for 8192 multiplications: 21
 //! ns, or 40 where another guest is on the core. That is little less than AVX512-VNNI's 128 products and what scales them. But
 //! unpacking needs no transposition; and weights are asked for evenly, which matters as much: at once, before they are
@@ -38,8 +40,6 @@ pub(in super::super) const TOKENS: usize = LANES;
 const KC: usize = INTEGER_COLS / GROUP;
 /// Words of sixteen tokens' activations for 32 columns.
 const WORDS: usize = TILE_WORDS * TOKENS;
-/// Bytes of a panel's row for each span.
-const STRIDE: usize = SPAN;
 
 /// Blocks of an integer format.
 struct Bytes<B>(PhantomData<B>);
@@ -51,19 +51,40 @@ impl<B: IntegerBlock> Unpack for Bytes<B> {
     #[inline(always)]
     fn unpack(s: Avx512<AMX>, weights: &[u8], row: usize, panel: &mut Integers) {
         each_span!(B, weights, |i, blocks| {
-            let w = B::scales(s, blocks);
-            let place = i * LANES + row;
-            s.store(Of::<B>::widen(s, w.scale), &mut panel.scales[place]);
-            if Less::<B>::MINS {
-                s.store(Of::<B>::widen(s, w.min), &mut panel.mins[place]);
-            }
-            let lines = &mut panel.bytes[place * (SPAN / STRIPE)..][..SPAN / STRIPE];
+            numbers(s, blocks, i * LANES + row, panel);
+            let line = (row * INTEGER_COLS + i * SPAN) / STRIPE;
+            let lines = &mut panel.bytes[line..][..SPAN / STRIPE];
             for pair in 0..2 {
                 let [a, b] = B::in_order(s, blocks, pair);
                 s.store_bytes(signed::<B>(s, a), &mut lines[2 * pair]);
                 s.store_bytes(signed::<B>(s, b), &mut lines[2 * pair + 1]);
             }
         });
+    }
+}
+
+/// Their scales and minimums alone.
+struct Numbers<B>(PhantomData<B>);
+
+impl<B: IntegerBlock> Unpack for Numbers<B> {
+    const SPAN_BYTES: usize = Bytes::<B>::SPAN_BYTES;
+    type Panel = Integers;
+
+    #[inline(always)]
+    fn unpack(s: Avx512<AMX>, weights: &[u8], row: usize, panel: &mut Integers) {
+        each_span!(B, weights, |i, blocks| {
+            numbers(s, blocks, i * LANES + row, panel);
+        });
+    }
+}
+
+/// A span's scales and minimums, a line each.
+#[inline(always)]
+fn numbers<B: IntegerBlock>(s: Avx512<AMX>, span: &[B], line: usize, panel: &mut Integers) {
+    let w = B::scales(s, span);
+    s.store(Of::<B>::widen(s, w.scale), &mut panel.scales[line]);
+    if Less::<B>::MINS {
+        s.store(Of::<B>::widen(s, w.min), &mut panel.mins[line]);
     }
 }
 
@@ -88,12 +109,25 @@ pub(in super::super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
     let panels = Panels { w, rows: rows.clone(), height: LANES, columns: k, kc: KC };
     let tiles = Tiles::of_bytes(s, Of::<B>::LEN);
     for i in 0..panels.len() {
-        let mut this = panels.unpacking::<Bytes<B>>(i);
-        while this.left() > 0 {
-            this.unpack::<Bytes<B>>(s, panel);
-        }
         let (first, start) = panels.place(i);
         let n = KC.min(groups - start);
+        let mut this = panels.unpacking::<Bytes<B>>(i);
+        let whole = this.left() == LANES && (start + n) * GROUP <= k;
+        let in_place = B::BYTES_AT.filter(|_| whole && B::LEN == GROUP);
+        while this.left() > 0 {
+            match in_place {
+                Some(_) => this.unpack::<Numbers<B>>(s, panel),
+                None => this.unpack::<Bytes<B>>(s, panel),
+            }
+        }
+        let a = match in_place {
+            Some(at) => Sixteen {
+                bytes: &w.bytes()[first * w.row_stride() + start * size_of::<B>() + at..],
+                stride: w.row_stride(),
+                step: size_of::<B>(),
+            },
+            None => Sixteen { bytes: panel.bytes.as_flattened(), stride: INTEGER_COLS, step: Of::<B>::LEN },
+        };
         let out = &mut out[(first - rows.start) / LANES * padded..][..padded];
         for (tile, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
             if start == 0 {
@@ -103,10 +137,12 @@ pub(in super::super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
             // SAFETY: the proof says that the CPU has what the function enables.
             unsafe {
                 match (Of::<B>::LEN, Less::<B>::MINS) {
-                    (GROUP, false) => multiply::<32, false>(s, panel, x, (tile == 0).then_some(&this), out),
-                    (GROUP, true) => multiply::<32, true>(s, panel, x, (tile == 0).then_some(&this), out),
-                    (_, false) => multiply::<16, false>(s, panel, x, (tile == 0).then_some(&this), out),
-                    (_, true) => multiply::<16, true>(s, panel, x, (tile == 0).then_some(&this), out),
+                    (GROUP, false) => {
+                        multiply::<32, false>(s, &a, panel, x, (tile == 0).then_some(&this), out)
+                    }
+                    (GROUP, true) => multiply::<32, true>(s, &a, panel, x, (tile == 0).then_some(&this), out),
+                    (_, false) => multiply::<16, false>(s, &a, panel, x, (tile == 0).then_some(&this), out),
+                    (_, true) => multiply::<16, true>(s, &a, panel, x, (tile == 0).then_some(&this), out),
                 }
             }
         }
@@ -115,6 +151,15 @@ pub(in super::super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
     if !acts.turned {
         turn(s, &mut out[..rows.len().div_ceil(LANES) * padded]);
     }
+}
+
+/// Sixteen rows of signed bytes, unpacked or where the file has them.
+struct Sixteen<'a> {
+    bytes: &'a [u8],
+    /// From a row to the next one.
+    stride: usize,
+    /// From a group's bytes to the next one's.
+    step: usize,
 }
 
 /// Scales one row's products and adds them to its sum.
@@ -134,7 +179,7 @@ macro_rules! product {
     ($second:literal) => {
         concat!("tilezero tmm0\n", "tileloadd tmm2, [{b", $second, "} + {s}]\n",
                 row!($second, 0, "s0"), row!($second, 1, "s1"), row!($second, 2, "s2"), row!($second, 3, "s3"),
-                "tileloadd tmm1, [{a} + {t} + {n} * ", $second, "]\n",
+                "tileloadd tmm1, [{a", $second, "} + {t}]\n",
                 row!($second, 4, "s4"), row!($second, 5, "s5"), row!($second, 6, "s6"), row!($second, 7, "s7"),
                 "tdpbssd tmm0, tmm1, tmm2\n",
                 row!($second, 8, "s8"), row!($second, 9, "s9"), row!($second, 10, "s10"), row!($second, 11, "s11"),
@@ -149,7 +194,8 @@ macro_rules! product {
 #[inline(never)]
 fn multiply<const LEN: usize, const MINS: bool>(
     s: Avx512<AMX>,
-    panel: &Integers,
+    rows: &Sixteen<'_>,
+    numbers: &Integers,
     words: &[[i32; WORDS]],
     coming: Option<&Unpacking<'_>>,
     out: &mut [[f32; LANES]; LANES],
@@ -174,6 +220,8 @@ fn multiply<const LEN: usize, const MINS: bool>(
     let (mut w, mut x0, mut x1) = (NONE.0.as_flattened().as_ptr(), s.splat(0.0), s.splat(0.0));
     let pairs = words.len() * (GROUP / LEN) / 2;
     let asked = LANES.div_ceil(pairs);
+    let last = (LANES - 1) * rows.stride + (2 * pairs - 1) * rows.step;
+    assert!(last + LEN <= rows.bytes.len(), "sixteen rows of {} groups", 2 * pairs);
     // Once more, for the last ones' scaling.
     for pair in 0..=pairs {
         if let Some(coming) = coming {
@@ -181,18 +229,16 @@ fn multiply<const LEN: usize, const MINS: bool>(
         }
         let column = pair.min(pairs - 1) * 2 * LEN;
         let (place, at) = (column / SPAN * LANES, column % SPAN / LEN);
-        let lines = &panel.bytes[place * (SPAN / STRIPE)..][..LANES * (SPAN / STRIPE)];
-        let a = lines.as_flattened()[column % SPAN..].as_ptr();
+        let a = &rows.bytes[column / LEN * rows.step..];
         let [old, new] = c.0.get_disjoint_mut([1 - pair % 2, pair % 2]).expect("two");
         let (_p, _q): (__m512, __m512);
-        // SAFETY: sixteen rows of two groups of `LEN` bytes lie within `lines`, `LEN / 4` lines at
-        // `columns` of either, sixteen in each half of `old` and `new`, and two floats at `w` and fifteen lines of floats further
-        // on, for both groups are of one span. The features are enabled; tiles are configured so.
+        // SAFETY: `LEN` bytes of this group and the next one lie within each of the sixteen rows, as was checked; `LEN / 4` lines
+        // at `columns` of either, sixteen in each half of `old` and `new`, and two floats at `w` and each of the fifteen lines
+        // after it, for both groups are of one span. The features are enabled; tiles are configured so.
         unsafe {
-            asm!(product!(0), product!(1), n = const LEN,
-                 a = in(reg) a, b0 = in(reg) columns(column), b1 = in(reg) columns(column + LEN),
+            asm!(product!(0), product!(1), a0 = in(reg) a.as_ptr(), a1 = in(reg) a[rows.step..].as_ptr(), b0 = in(reg) columns(column), b1 = in(reg) columns(column + LEN),
                  c = in(reg) old.as_ptr(), d = in(reg) new.as_mut_ptr(), w = in(reg) w,
-                 s = in(reg) 64usize, t = in(reg) STRIDE, x0 = in(zmm_reg) x0, x1 = in(zmm_reg) x1,
+                 s = in(reg) 64usize, t = in(reg) rows.stride, x0 = in(zmm_reg) x0, x1 = in(zmm_reg) x1,
                  p = out(zmm_reg) _p, q = out(zmm_reg) _q,
                  s0 = inout(zmm_reg) s0, s1 = inout(zmm_reg) s1, s2 = inout(zmm_reg) s2, s3 = inout(zmm_reg) s3,
                  s4 = inout(zmm_reg) s4, s5 = inout(zmm_reg) s5, s6 = inout(zmm_reg) s6, s7 = inout(zmm_reg) s7,
@@ -200,10 +246,10 @@ fn multiply<const LEN: usize, const MINS: bool>(
                  s12 = inout(zmm_reg) s12, s13 = inout(zmm_reg) s13, s14 = inout(zmm_reg) s14, s15 = inout(zmm_reg) s15,
                  options(nostack));
         }
-        w = panel.scales[place..][..LANES].as_flattened()[at..].as_ptr();
+        w = numbers.scales[place..][..LANES].as_flattened()[at..].as_ptr();
         (x0, x1) = (scale(column), scale(column + LEN));
         if MINS && pair < pairs {
-            let mins: &[[f32; LANES]; LANES] = panel.mins[place..].first_chunk().expect("sixteen rows");
+            let mins: &[[f32; LANES]; LANES] = numbers.mins[place..].first_chunk().expect("sixteen rows");
             for second in 0..2 {
                 let (lines, half) = group(column + second * LEN);
                 let totals = &lines[GROUP / 4 + 1..];
