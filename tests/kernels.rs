@@ -167,13 +167,14 @@ fn panel_shapes(format: Format) -> Vec<Shape> {
 type Kind = (&'static str, fn(&Shape) -> bool);
 
 /// Kinds of shapes that no format may go without; only blocks of less than 64 can end within a stripe.
-const KINDS: [Kind; 18] = [
+const KINDS: [Kind; 19] = [
     ("a stripe's tail", |s| s.cols % 64 != 0 && s.tokens <= 4),
     ("a stripe's tail in a batch", |s| s.cols % 64 != 0 && s.tokens > 8),
     ("a panel's tail", |s| s.cols > 512 && s.cols % 512 != 0 && s.tokens <= 4),
     ("a panel's tail in a batch", |s| s.cols > 512 && s.cols % 512 != 0 && s.tokens > 8),
-    ("a panel's tail in matrix tiles", |s| s.cols > 512 && s.cols % 512 != 0 && s.tokens >= 24),
+    ("a panel's tail in matrix tiles", |s| s.cols > 512 && s.cols % 512 != 0 && s.tokens > 32),
     ("a panel's tail in matrix tiles of bytes", |s| s.cols > 512 && s.rows % 16 != 0 && s.tokens == 13),
+    ("two matrix tiles of bytes", |s| s.cols > 512 && s.tokens == 27),
     ("a tail of rows", |s| s.rows % 16 != 0 && s.tokens <= 4),
     ("a tail of rows in a batch", |s| s.rows > 16 && s.rows % 16 != 0 && s.tokens > 8),
     ("1 token", |s| s.tokens == 1),

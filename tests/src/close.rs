@@ -87,7 +87,7 @@ impl Activations {
         Activations::beside(isa, format, &[format], tokens, deterministic)
     }
 
-    /// The same where matrices of all these formats are multiplied at once: matrix tiles take fewer than 24 tokens if all
+    /// The same where matrices of all these formats are multiplied at once: matrix tiles of bfloat16 take fewer than 33 tokens if all
     /// weights are floats that they round.
     pub fn beside(
         isa: &str,
@@ -98,7 +98,7 @@ impl Activations {
     ) -> Activations {
         let floats = all.iter().all(|format| matches!(format, Format::F16 | Format::BF16));
         let rounds = match isa {
-            "amx" => format != Format::F32 && (tokens >= 24 || floats),
+            "amx" => format != Format::F32 && (tokens > 32 || floats),
             "avx512bf16" => format == Format::BF16,
             _ => false,
         };

@@ -44,8 +44,8 @@
 //! to 1.13. Else weights are asked for while others are unpacked, and memory rests while panels are
 //! multiplied.
 //!
-//! AMX replaces the integer engine by two of its own: for 12 to 16 tokens one of bytes (`simd/amx/bytes.rs`), for 24 and more
-//! one in bfloat16 (`simd/amx/gemm.rs`), which needs no scaling per group: when it was written, a prompt of 512 tokens through a 1.1B model in Q4_0 ran at 135 tokens/s on AVX2, 272 on
+//! AMX replaces the integer engine by two of its own: for 12 to 16 and 24 to 32 tokens one of bytes (`simd/amx/bytes.rs`),
+//! for more one in bfloat16 (`simd/amx/gemm.rs`), which needs no scaling per group: when it was written, a prompt of 512 tokens through a 1.1B model in Q4_0 ran at 135 tokens/s on AVX2, 272 on
 //! AVX512-VNNI and 520 on AMX (two cores of an Emerald Rapids Xeon).
 //!
 //! The float engine unpacks nothing and reads both operands where they lie ([`super::dots`]); on AVX2, many tokens go

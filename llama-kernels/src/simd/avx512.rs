@@ -22,7 +22,6 @@ use crate::format::{FloatBlock, IntegerBlock, Lanes, SixBitHead};
 use crate::limits;
 use crate::ops::{attention, dots, floats, gemm, gemv};
 use core::arch::x86_64::*;
-use std::ops::RangeInclusive;
 
 /// The CPU has AVX-512 F, BW, VL and DQ, and what its level adds to them.
 #[derive(Clone, Copy, Debug)]
@@ -46,15 +45,19 @@ macro_rules! avx512 {
     };
 }
 
-/// So many tokens and more are multiplied by matrix tiles, where there are any: for fewer, unpacking weights to bfloat16 is
-/// too much. (Two cores of an Emerald Rapids, 2048 x 2048, beside AVX512-VNNI with 16, 24, 32 and 48 tokens: Q4_0 0.99,
-/// 1.11, 1.34 and 1.40, Q8_0 0.83, 0.86, 1.08 and 1.25, Q4_K 0.83, 0.98, 1.18 and 1.33, Q6_K 0.85, 0.91, 1.09 and 1.28.)
-/// Floats alone always are: beside multiply-adds, with 9, 12, 16 and 20 tokens F16 1.10, 1.37, 1.65 and 1.60, BF16 1.19, 1.40,
-/// 1.86 and 1.79.
-const MATRIX_TILES_FROM: usize = 24;
+/// So many tokens and more are multiplied by matrix tiles of bfloat16, where there are any: for fewer, unpacking weights to it is
+/// too much. Floats alone always are: beside multiply-adds, with 9, 12, 16 and 20 tokens F16 1.10, 1.37, 1.65 and 1.60, BF16
+/// 1.19, 1.40, 1.86 and 1.79 (two cores of an Emerald Rapids, 2048 x 2048).
+const MATRIX_TILES_FROM: usize = 33;
 
-/// So many tokens times integers go through matrix tiles of bytes (`simd/amx/bytes.rs` has the figures).
-const BYTE_TILES: RangeInclusive<usize> = 12..=amx::TOKENS;
+/// So many tokens times integers go through matrix tiles of bytes, which they fill well: others, of as many as that or fewer,
+/// through AVX512-VNNI's. (`simd/amx/bytes.rs` has the figures of up to sixteen. There, in turns, 20 tokens by tiles of bytes
+/// beside AVX512-VNNI: Q4_0 and Q8_0 1.03, Q4_K 0.96, Q5_K 0.98, Q6_K 0.83; 24, 32, 48 and 64 beside tiles of bfloat16: Q4_0 1.20,
+/// 1.10, 1.10 and 0.90, Q8_0 1.28, 1.20, 1.03 and 1.00, Q4_K 1.04, 0.92, 0.99 and 0.82, Q5_K 1.30, 1.10, 0.97 and 0.95, Q6_K
+/// 1.03, 1.07, 0.88 and 0.71.)
+const fn byte_tiles(tokens: usize) -> bool {
+    matches!(tokens, 12..=16 | 24..=32)
+}
 
 mod bf16;
 mod panel;
@@ -154,7 +157,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         let narrower = tokens.next_multiple_of(NARROW) < tokens.next_multiple_of(TILE);
         match LEVEL {
             BASE if narrower => Layout::Tiles(NARROW),
-            AMX if BYTE_TILES.contains(&tokens) && !rounded => Layout::Tiles(amx::TOKENS),
+            AMX if byte_tiles(tokens) && !rounded => Layout::Tiles(amx::TOKENS),
             AMX if tokens < MATRIX_TILES_FROM && !rounded => Avx512::<VNNI>::LAYOUT,
             _ => Self::LAYOUT,
         }
