@@ -295,8 +295,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn shr_halves(self, a: Self::I, low: u32, high: u32) -> Self::I;
     /// The same for the four quarters of a stripe.
     fn shr_quarters(self, a: Self::I, counts: [u32; 4]) -> Self::I;
-    /// Bits of each byte: shifted right by its quarter's count, or left if that is negative, and those of `mask` kept, none of
-    /// which may come from another byte.
+    /// Bits of each byte: shifted right by its quarter's count, or left if that is negative, and those of `mask` kept. None of
+    /// them may come from another byte, nor from bits that the largest shift to the left would take out of theirs.
     #[inline(always)]
     fn bits(self, a: Self::I, shifts: [i32; 4], mask: u8) -> Self::I {
         plain::bits(self, a, shifts, mask)

@@ -137,7 +137,7 @@ impl Kernel for All {
             ("shr_halves", int(s.shr_halves(iw, 2, 5))),
             ("shr_quarters", int(s.and(s.shr_quarters(iw, [0, 3, 1, 4]), s.splat_u8(15)))),
             ("bits, to the right", int(s.bits(iw, [0, 4, 1, 3], 0x0d))),
-            ("bits, to the left", int(s.bits(iw, [-4, -4, -2, -2], 0x70))),
+            ("bits, to the left", int(s.bits(iw, [-4, -4, -2, -2], 0x30))),
             ("bits, of both halves", int(s.bits(iw, [4, 4, 2, 2], 15))),
             ("mask", int(s.mask(bits))),
             ("lookup", int(s.lookup(&quarter[2], s.and(iw, s.splat_u8(15))))),
