@@ -45,8 +45,9 @@
 //! multiplied.
 //!
 //! AMX replaces the integer engine by two of its own: for 12 to 16 and 24 to 32 tokens one of bytes (`simd/amx/bytes.rs`),
-//! for more one in bfloat16 (`simd/amx/gemm.rs`), which needs no scaling per group: when it was written, a prompt of 512 tokens through a 1.1B model in Q4_0 ran at 135 tokens/s on AVX2, 272 on
-//! AVX512-VNNI and 520 on AMX (two cores of an Emerald Rapids Xeon).
+//! for more one in bfloat16 (`simd/amx/gemm.rs`), which needs no scaling per group: when it was written, a prompt of 512
+//! tokens through a 1.1B model in Q4_0 ran at 135 tokens/s on AVX2, 272 on AVX512-VNNI and 520 on AMX (two cores of an
+//! Emerald Rapids Xeon).
 //!
 //! The float engine unpacks nothing and reads both operands where they lie ([`super::dots`]); on AVX2, many tokens go
 //! through panels ([`super::floats`]). Weights that are bfloat16 or half precision go through AMX's engine, and on

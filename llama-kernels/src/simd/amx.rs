@@ -1,5 +1,5 @@
 //! AMX: the bfloat16 matrix engine, one `tdpbf16ps` for 16 x 16 x 32 products, in prompts' [products](gemm) and
-//! [attention].
+//! [attention]; and that of [bytes], in prompts of a dozen tokens or two.
 //!
 //! Tiles are state of the thread, by the system's permission, which is asked for once per process. A call
 //! configures them, and a guard releases them when it returns or unwinds. Nothing else uses tiles, and
@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 /// Rows that are multiplied at once: two tiles.
 const ROWS: usize = 2 * LANES;
 
-/// Bfloat16 tiles in the CPU, and a system that lets this process use them; it is asked once.
+/// Tiles of bfloat16 and of bytes in the CPU, and a system that lets this process use them; it is asked once.
 pub(super) fn needs() -> [Need; 4] {
     static FOUND: OnceLock<[bool; 4]> = OnceLock::new();
     let [tiles, bf16, bytes, system] = *FOUND.get_or_init(|| {

@@ -168,6 +168,7 @@ fn by_product<B: IntegerBlock>(s: Avx512<AMX>, q: __m512i, scale: &[f32], offset
         let bytes = in_memory(s, q);
         let mut x = [_mm512_setzero_ps(); 4];
         for i in 0..4 {
+            // SAFETY: four quarters of sixteen bytes, aligned.
             let q = _mm_load_si128(bytes.0.as_ptr().add(16 * i).cast());
             let q = if <B::Lanes as Lanes>::BITS < 8 { _mm512_cvtepu8_epi32(q) } else { _mm512_cvtepi8_epi32(q) };
             x[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), s.splat(scale[i]), s.splat(offset[i]));

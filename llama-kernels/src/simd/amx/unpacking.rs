@@ -1,4 +1,9 @@
 //! The order in which panels of weights are multiplied, and the unpacking of the next one meanwhile.
+//!
+//! A row of a panel is unpacked whole, and the same row of the panel after that is asked for; after the last panel comes, most
+//! probably, the first one of the rows below. (Two cores of an Emerald Rapids, 2048 x 2048, out of memory, in turns: that, and
+//! whole rows in place of spans, made bfloat16 panels times 32 and 64 tokens 1.09 and 1.06 times as fast with Q4_0, 1.11 and 1.06
+//! with Q6_K, 1.02 to 1.04 with Q8_0 and Q4_K.)
 
 use super::super::avx512::{AMX, Avx512};
 use super::super::{SPAN, STRIPE, Simd};
@@ -9,7 +14,7 @@ use std::ops::Range;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Calls `$span` for each span of blocks of a row, the last one completed by blocks of zeros.
+/// Does `$body` for each span of blocks of a row, the last one completed by blocks of zeros.
 macro_rules! each_span {
     ($B:ty, $weights:expr, |$i:ident, $blocks:ident| $body:block) => {
         let n = SPAN / <$B>::LEN;
