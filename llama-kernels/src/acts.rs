@@ -3,7 +3,7 @@
 //! Float formats read the activations as they are. Integer formats read them quantized to bytes in
 //! groups of 32 (`x = scale * q`, q in -127..=127), in one of two layouts:
 //!
-//! * [`Layout::Rows`], for few tokens (GEMV): token by token, a [`Span16`] or [`Span32`] for each 256 columns.
+//! * [`Layout::Rows`], for few tokens (GEMV): token by token, a [`Span`] for each 256 columns.
 //! * [`Layout::Tiles`], for many (GEMM): `MT` tokens side by side, per group of 32 columns
 //!   `{ 8 x MT dwords of bytes, MT scales, 3 x MT totals, 3 x MT offsets }`, so that one pointer serves and
 //!   each dword is broadcast straight from memory. A total is minus the scale times the sum of the bytes, an
@@ -111,42 +111,31 @@ pub struct Acts {
     pub(crate) alone: bool,
     /// Whether products are left as matrix tiles have them: of each sixteen rows and tokens `[row][token]`.
     pub(crate) turned: bool,
-    pub(crate) spans16: Buffer<Span16>,
-    pub(crate) spans32: Buffer<Span32>,
+    pub(crate) spans16: Buffer<Span>,
+    pub(crate) spans32: Buffer<Span>,
     pub(crate) tiles: Buffer<i32>,
     pub(crate) pairs: Buffer<i32>,
     pub(crate) columns: Buffer<i32>,
 }
 
-/// 256 columns of one token's quantized activations, for formats with a scale for each 16 weights. What lies
+/// 256 columns of one token's quantized activations, for formats of one [`Grouping`](crate::format::Grouping). What lies
 /// beyond the last column is zero.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub struct Span16 {
+pub struct Span {
     /// The bytes in the order in which they are multiplied.
     pub bytes: [[u8; STRIPE]; SPAN / STRIPE],
-    /// The scale of each 16 columns, in the order of the lanes that they are multiplied in.
+    /// The scale of each lane where a span is [multiplied at once](crate::simd::Simd::SPANS), else of each group.
     pub scales: [f32; LANES],
-    /// The sum of each 16 columns: the scale times the sum of the bytes.
+    /// The sum of each group: its scale times the sum of its bytes.
     pub totals: [f32; LANES],
-}
-
-/// The same for formats with a scale for each 32 weights.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub struct Span32 {
-    /// The bytes in the order in which they are multiplied.
-    pub bytes: [[u8; STRIPE]; SPAN / STRIPE],
-    /// The scale of each 32 columns.
-    pub scales: [f32; LANES / 2],
-    /// The sum of each 32 columns.
-    pub totals: [f32; LANES / 2],
+    /// Where a span is multiplied at once, what each lane's products start at: minus the sum of its bytes times the zero of the
+    /// weights, for each of the [zeros](crate::format::Grouping::ZEROS) that there are.
+    pub starts: [[i32; LANES]; 4],
 }
 
 // SAFETY: arrays of numbers: all zeros are valid.
-unsafe impl Zero for Span16 {}
-// SAFETY: as above.
-unsafe impl Zero for Span32 {}
+unsafe impl Zero for Span {}
 
 /// Tokens dealt out evenly to as few tiles as hold up to `most` each, sixteen as 6, 5 and 5.
 pub(crate) fn deal(tokens: usize, most: usize) -> impl ExactSizeIterator<Item = Range<usize>> + Clone {
@@ -232,18 +221,18 @@ impl Acts {
 
     /// Bytes that a batch of `tokens` x `cols` takes at most, in any layout.
     pub(crate) fn size(tokens: usize, cols: usize) -> usize {
-        let rows = tokens * spans(cols) * (size_of::<Span16>() + size_of::<Span32>());
+        let rows = tokens * spans(cols) * 2 * size_of::<Span>();
         let group = 4 * (TILE_WORDS + GROUP / 2 + GROUP);
         rows.max((tokens + PAIR_TOKENS) * apart(stripes(cols)) * (STRIPE / GROUP) * group)
     }
 
     /// One token's quantized activations, for scales for each 16 weights.
-    pub(crate) fn row16(&self, token: usize) -> &[Span16] {
+    pub(crate) fn row16(&self, token: usize) -> &[Span] {
         &self.spans16[self.row(token)]
     }
 
     /// The same for each 32.
-    pub(crate) fn row32(&self, token: usize) -> &[Span32] {
+    pub(crate) fn row32(&self, token: usize) -> &[Span] {
         &self.spans32[self.row(token)]
     }
 

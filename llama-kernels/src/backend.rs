@@ -3,7 +3,7 @@
 //! [`available`] is the only list of instruction sets. [`Backend`] has one implementation, for every
 //! [`Simd`]; it matches the format of a matrix once per call, outside of [`Simd::run`].
 
-use crate::acts::{Acts, Form, Layout, Span16, Span32};
+use crate::acts::{Acts, Form, Layout, Span};
 use crate::format::{FloatBlock, FloatKind, Format, Grouping, IntegerBlock, Of, with_block};
 use crate::matrix::Matrix;
 use crate::ops::attention::{Attend, Merge};
@@ -37,7 +37,7 @@ pub(crate) trait Backend: Send + Sync {
     fn form(&self, format: Format, layout: Layout, tokens: usize) -> Form;
 
     /// Quantizes a part of one token's activations into the layouts of rows that are not empty.
-    fn quantize_row(&self, x: &[f32], of16: &mut [Span16], of32: &mut [Span32]);
+    fn quantize_row(&self, x: &[f32], of16: &mut [Span], of32: &mut [Span]);
 
     /// Quantizes a tile of tokens, `x[token][cols]`, in a layout of many tokens.
     fn quantize_tile(&self, x: &[f32], cols: usize, layout: Layout, out: &mut [i32]);
@@ -131,7 +131,7 @@ impl<S: Simd> Backend for S {
         )
     }
 
-    fn quantize_row(&self, x: &[f32], of16: &mut [Span16], of32: &mut [Span32]) {
+    fn quantize_row(&self, x: &[f32], of16: &mut [Span], of32: &mut [Span]) {
         self.run(QuantizeRow { x, of16, of32 });
     }
 

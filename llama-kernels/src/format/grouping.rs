@@ -13,7 +13,8 @@
 //! Where registers are as wide as these are ([`Simd::SPANS`]), products with few tokens go further: the four registers of a
 //! span are [arranged](Grouping::arrange) so that a lane holds the same group in all of them. The products of all four are
 //! added in integers, and a whole span is converted, scaled and added up at once. A few shuffles for a row do that, whatever
-//! the number of tokens; activations are quantized in that order.
+//! the number of tokens; activations are quantized in that order, with a scale for each lane, and with the numbers that a zero
+//! point makes the sums start at.
 //!
 //! | grouping | the group of each lane |
 //! |----------|------------------------|
@@ -25,8 +26,8 @@
 //! each of these, Q4_K 0.87, 0.90 and 1.02, Q6_K 0.90, 1.0 and 1.13: it multiplies halves.)
 
 use super::Lanes;
-use crate::acts::{Acts, Span16, Span32};
-use crate::simd::{LANES, STRIPE, Simd};
+use crate::acts::{Acts, Span};
+use crate::simd::{LANES, Simd};
 
 /// A number of weights that share a scale: [`Of16`] or [`Of32`].
 pub trait Grouping: Copy + 'static {
@@ -51,8 +52,8 @@ pub trait Grouping: Copy + 'static {
     /// The two pairs of registers of a span as they are multiplied: where that is done at once, each lane has one group's
     /// columns in all of them.
     fn arrange<S: Simd>(s: S, w: [[S::I; 2]; 2]) -> [S::I; 4];
-    /// Weights' numbers in the order of the activations' [`scales`](Self::scales).
-    fn order<S: Simd>(s: S, scale: Self::Scale<S>) -> Self::Scale<S>;
+    /// The number of each lane of a span that is multiplied at once.
+    fn lanes<S: Simd>(s: S, scale: Self::Scale<S>) -> S::F;
     /// `acc` plus the scaled products of the `pair`th half of a span.
     fn accumulate<S: Simd, L: Lanes>(
         s: S,
@@ -62,32 +63,22 @@ pub trait Grouping: Copy + 'static {
         scale: Self::Scale<S>,
         acc: S::F,
     ) -> S::F;
-    /// The same of a whole span, both sides [arranged](Self::arrange).
-    fn accumulate_span<S: Simd, L: Lanes>(
-        s: S,
-        w: [S::I; 4],
-        x: [S::I; 4],
-        scale: Self::Scale<S>,
-        acc: S::F,
-    ) -> S::F;
     /// Where four bytes of a pair's register belong: the `dword`th of the `half`th register holds these four
     /// columns of the pair's 32 times four.
     fn columns(half: usize, dword: usize) -> usize;
 
-    /// A span of activations, their bytes in the order of the weights.
-    type Span;
-    /// One token's.
-    fn row(acts: &Acts, token: usize) -> &[Self::Span];
+    /// The powers of two that lie at zero in such formats' lanes, [as they are multiplied](Lanes::zero).
+    const ZEROS: [u32; 4];
+    /// One token's activations, their bytes in the order of the weights.
+    fn row(acts: &Acts, token: usize) -> &[Span];
     /// `M` tokens' from `token` on.
-    fn rows<const M: usize>(acts: &Acts, token: usize) -> [&[Self::Span]; M] {
+    fn rows<const M: usize>(acts: &Acts, token: usize) -> [&[Span]; M] {
         std::array::from_fn(|t| Self::row(acts, token + t))
     }
-    /// The activations' bytes, arranged.
-    fn bytes(span: &Self::Span) -> &[[u8; STRIPE]; 4];
-    /// The activations' scales.
-    fn scales<S: Simd>(s: S, span: &Self::Span) -> Self::Scale<S>;
-    /// The sums of the groups of activations, in the order of the row.
-    fn totals<S: Simd>(s: S, span: &Self::Span) -> Self::Scale<S>;
+    /// A span of activations in the order of the row, arranged as weights are.
+    fn arrange_row<S: Simd>(s: S, x: [S::I; 4]) -> [S::I; 4];
+    /// A number for each group.
+    fn load<S: Simd>(s: S, numbers: &[f32; LANES]) -> Self::Scale<S>;
 }
 
 /// The sums of four products.
@@ -138,8 +129,8 @@ impl Grouping for Of16 {
         Of32::arrange(s, [s.zip::<4>(a, b), s.zip::<4>(c, d)])
     }
     #[inline(always)]
-    fn order<S: Simd>(s: S, scale: S::F) -> S::F {
-        if S::SPANS { s.turn(scale) } else { scale }
+    fn lanes<S: Simd>(s: S, scale: S::F) -> S::F {
+        s.turn(scale)
     }
     #[inline(always)]
     fn accumulate<S: Simd, L: Lanes>(
@@ -158,28 +149,20 @@ impl Grouping for Of16 {
         s.fma(s.to_f32(dot::<S, L>(s, w[1], x[1])), second, acc)
     }
     #[inline(always)]
-    fn accumulate_span<S: Simd, L: Lanes>(s: S, w: [S::I; 4], x: [S::I; 4], scale: S::F, acc: S::F) -> S::F {
-        s.fma(s.to_f32(s.dot_span::<L>(w, x)), scale, acc)
-    }
-    #[inline(always)]
     fn columns(half: usize, dword: usize) -> usize {
         16 * half + dword
     }
-    type Span = Span16;
-    fn row(acts: &Acts, token: usize) -> &[Span16] {
+    const ZEROS: [u32; 4] = [2, 4, 5, 7];
+    fn row(acts: &Acts, token: usize) -> &[Span] {
         acts.row16(token)
     }
     #[inline(always)]
-    fn bytes(span: &Span16) -> &[[u8; STRIPE]; 4] {
-        &span.bytes
+    fn arrange_row<S: Simd>(s: S, [a, b, c, d]: [S::I; 4]) -> [S::I; 4] {
+        Self::arrange(s, [[a, b], [c, d]])
     }
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &Span16) -> S::F {
-        s.load(&span.scales)
-    }
-    #[inline(always)]
-    fn totals<S: Simd>(s: S, span: &Span16) -> S::F {
-        s.load(&span.totals)
+    fn load<S: Simd>(s: S, numbers: &[f32; LANES]) -> S::F {
+        s.load(numbers)
     }
 }
 
@@ -229,8 +212,8 @@ impl Grouping for Of32 {
         [first, second, third, last]
     }
     #[inline(always)]
-    fn order<S: Simd>(_: S, scale: S::H) -> S::H {
-        scale
+    fn lanes<S: Simd>(s: S, scale: S::H) -> S::F {
+        s.twice(scale)
     }
     #[inline(always)]
     fn accumulate<S: Simd, L: Lanes>(
@@ -245,27 +228,19 @@ impl Grouping for Of32 {
         s.fma(s.to_f32(s.dot_pair::<L>(w, x)), scale, acc)
     }
     #[inline(always)]
-    fn accumulate_span<S: Simd, L: Lanes>(s: S, w: [S::I; 4], x: [S::I; 4], scale: S::H, acc: S::F) -> S::F {
-        s.fma(s.to_f32(s.dot_span::<L>(w, x)), s.twice(scale), acc)
-    }
-    #[inline(always)]
     fn columns(half: usize, dword: usize) -> usize {
         dword / 4 * 8 + 4 * half + dword % 4
     }
-    type Span = Span32;
-    fn row(acts: &Acts, token: usize) -> &[Span32] {
+    const ZEROS: [u32; 4] = [0, 3, 4, 7];
+    fn row(acts: &Acts, token: usize) -> &[Span] {
         acts.row32(token)
     }
     #[inline(always)]
-    fn bytes(span: &Span32) -> &[[u8; STRIPE]; 4] {
-        &span.bytes
+    fn arrange_row<S: Simd>(s: S, [a, b, c, d]: [S::I; 4]) -> [S::I; 4] {
+        Self::arrange(s, [s.regroup(a, b), s.regroup(c, d)])
     }
     #[inline(always)]
-    fn scales<S: Simd>(s: S, span: &Span32) -> S::H {
-        s.load8(&span.scales)
-    }
-    #[inline(always)]
-    fn totals<S: Simd>(s: S, span: &Span32) -> S::H {
-        s.load8(&span.totals)
+    fn load<S: Simd>(s: S, numbers: &[f32; LANES]) -> S::H {
+        s.load8(numbers.first_chunk().expect("eight of sixteen"))
     }
 }

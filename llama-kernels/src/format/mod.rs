@@ -230,9 +230,17 @@ pub trait Lanes: 'static {
         if Self::BITS < 8 { Self::Less::ZERO } else { S::SIGNED_ZERO }
     }
 
-    /// Whether something is subtracted from those: minimums, or the zero point times the scale.
+    /// Whether something is subtracted from scaled products of few tokens: minimums, or the zero point's share where they do not
+    /// [start](Self::start) there.
     fn subtracts<S: Simd>() -> bool {
-        Self::Less::MINS || Self::zero::<S>().is_some()
+        Self::Less::MINS || !S::SPANS && Self::zero::<S>().is_some()
+    }
+
+    /// Which of the numbers of activations the products of a span start at, if it is multiplied at once and not at zero.
+    #[inline(always)]
+    fn start<S: Simd>() -> Option<usize> {
+        let zero = Self::zero::<S>()?;
+        Some(Self::Grouping::ZEROS.iter().position(|&one| one == zero).expect("a zero of the grouping"))
     }
 }
 

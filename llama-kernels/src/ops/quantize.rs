@@ -1,7 +1,7 @@
 //! Activations to bytes: `scale = absmax / 127` for each 32 columns, `q = round(x / scale)`; and, for
 //! the engines that multiply it, to bfloat16.
 
-use crate::acts::{GROUP, Layout, PAIR_TOKENS, PAIR_WORDS, Span16, Span32, TILE_WORDS, stripes};
+use crate::acts::{GROUP, Layout, PAIR_TOKENS, PAIR_WORDS, Span, TILE_WORDS, stripes};
 use crate::buffer::{Aligned, lines_mut};
 use crate::format::{Grouping, Of16, Of32};
 use crate::simd::{Kernel, LANES, SPAN, STRIPE, Simd};
@@ -59,8 +59,8 @@ fn stripe_at<'a>(x: &'a [f32], i: usize, rest: &'a [f32; STRIPE]) -> &'a [f32; S
 /// Quantizes a part of one token into the layouts of rows that are wanted: the others are empty.
 pub(crate) struct QuantizeRow<'a> {
     pub x: &'a [f32],
-    pub of16: &'a mut [Span16],
-    pub of32: &'a mut [Span32],
+    pub of16: &'a mut [Span],
+    pub of32: &'a mut [Span],
 }
 
 impl Kernel for QuantizeRow<'_> {
@@ -81,29 +81,41 @@ impl Kernel for QuantizeRow<'_> {
                 }
             }
             if let Some(span) = self.of16.get_mut(at) {
-                let [a, b, c, d] = bytes;
-                for (out, bytes) in span.bytes.iter_mut().zip(Of16::arrange(s, [[a, b], [c, d]])) {
-                    s.store_bytes(bytes, out);
-                }
-                let mut each = [0.0; LANES];
                 for (i, sum) in sums.iter().enumerate() {
-                    each[i] = scales[i / 2];
+                    span.scales[i] = scales[i / 2];
                     span.totals[i] = scales[i / 2] * *sum as f32;
                 }
-                s.store(Of16::order(s, s.load(&each)), &mut span.scales);
+                lay::<S, Of16>(s, bytes, span);
             }
             if let Some(span) = self.of32.get_mut(at) {
-                let [a, b, c, d] = bytes;
-                let arranged = Of32::arrange(s, [s.regroup(a, b), s.regroup(c, d)]);
-                for (out, bytes) in span.bytes.iter_mut().zip(arranged) {
-                    s.store_bytes(bytes, out);
-                }
                 for (i, sums) in sums.as_chunks::<2>().0.iter().enumerate() {
                     span.scales[i] = scales[i];
                     span.totals[i] = scales[i] * (sums[0] + sums[1]) as f32;
                 }
+                lay::<S, Of32>(s, bytes, span);
             }
         }
+    }
+}
+
+/// Completes a span that has a scale and a total for each group: its bytes, and where it is multiplied at once, what lanes start
+/// at and their scales.
+#[inline(always)]
+fn lay<S: Simd, G: Grouping>(s: S, bytes: [S::I; 4], span: &mut Span) {
+    let bytes = G::arrange_row(s, bytes);
+    let minus_one = s.splat_i32(-1);
+    let mut sum = minus_one;
+    for (bytes, out) in bytes.into_iter().zip(&mut span.bytes) {
+        s.store_bytes(bytes, out);
+        sum = s.dot_unsigned(sum, s.splat_u8(1), bytes);
+    }
+    if S::SPANS {
+        // -1 - (sum - 1)
+        let negated = s.xor(sum, minus_one);
+        for (zero, starts) in G::ZEROS.into_iter().zip(&mut span.starts) {
+            s.store_i32(s.shl_i32(negated, zero), starts);
+        }
+        s.store(G::lanes(s, G::load(s, &span.scales)), &mut span.scales);
     }
 }
 

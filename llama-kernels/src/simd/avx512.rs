@@ -869,17 +869,17 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
 
     /// Without VNNI, products of small weights are added in 16 bits.
     #[inline(always)]
-    fn dot_span<L: Lanes>(self, w: [Self::I; 4], x: [Self::I; 4]) -> Self::I {
+    fn dot_span<L: Lanes>(self, acc: Self::I, w: [Self::I; 4], x: [Self::I; 4]) -> Self::I {
         if LEVEL >= VNNI || L::BITS == 8 {
-            return gemv::dot_span::<Self, L>(self, w, x);
+            return gemv::dot_span::<Self, L>(self, acc, w, x);
         }
         avx512! {
             let first = _mm512_add_epi16(self.pairs(w[0], x[0]), self.pairs(w[1], x[1]));
             let last = _mm512_add_epi16(self.pairs(w[2], x[2]), self.pairs(w[3], x[3]));
             // Eight products of bytes of at most 31 and 127 are less than 2^15.
             match L::BITS {
-                ..=5 => self.widen(self.splat_i32(0), _mm512_add_epi16(first, last)),
-                _ => self.widen(self.widen(self.splat_i32(0), first), last),
+                ..=5 => self.widen(acc, _mm512_add_epi16(first, last)),
+                _ => self.widen(self.widen(acc, first), last),
             }
         }
     }

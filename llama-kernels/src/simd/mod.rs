@@ -323,11 +323,11 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         dot(self, dot(self, self.splat_i32(0), w[0], x[0]), w[1], x[1])
     }
 
-    /// In each 32-bit lane the sum of sixteen byte products, of lanes as a format has them: four of each pair of
+    /// `acc` plus, in each 32-bit lane, the sum of sixteen byte products, of lanes as a format has them: four of each pair of
     /// registers.
     #[inline(always)]
-    fn dot_span<L: Lanes>(self, w: [Self::I; 4], x: [Self::I; 4]) -> Self::I {
-        gemv::dot_span::<Self, L>(self, w, x)
+    fn dot_span<L: Lanes>(self, acc: Self::I, w: [Self::I; 4], x: [Self::I; 4]) -> Self::I {
+        gemv::dot_span::<Self, L>(self, acc, w, x)
     }
 
     /// Eight words of eight bytes.

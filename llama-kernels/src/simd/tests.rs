@@ -165,11 +165,11 @@ impl Kernel for All {
             ("dot_pair, small", int(s.dot_pair::<Lane<6, Of32, Nothing>>([is, is], [ix, iw]))),
             (
                 "dot_span, small",
-                int(s.dot_span::<Lane<6, Of32, Nothing>>([is, is, is, is], [ix, iw, ix, ix])),
+                int(s.dot_span::<Lane<6, Of32, Nothing>>(iw, [is, is, is, is], [ix, iw, ix, ix])),
             ),
             ("dot_span, smaller", {
                 let five = s.and(is, s.splat_u8(31));
-                int(s.dot_span::<Lane<5, Of32, Nothing>>([five, five, five, five], [ix, iw, ix, ix]))
+                int(s.dot_span::<Lane<5, Of32, Nothing>>(iw, [five, five, five, five], [ix, iw, ix, ix]))
             }),
             ("add_where", int(s.add_where(iw, ix, s.splat_u8(0x24), 16))),
             ("zip4, first", int(s.zip::<4>(iw, ix)[0])),
