@@ -108,6 +108,12 @@ pub(super) fn nibbles_in_order<S: Simd, const N: usize>(
     stripes
 }
 
+/// The low nibbles, and the high ones, in 16-bit lanes.
+#[inline(always)]
+pub(super) fn nibbles_in_words<S: Simd>(s: S, q: &[u8; 16]) -> S::I {
+    s.bits(s.widen_u8([q, q]), [0, 0, 4, 4], 15)
+}
+
 /// A span's nibbles [arranged](super::Grouping::arrange): two registers of packed ones, each the sixteen bytes of four blocks.
 #[inline(always)]
 pub(super) fn arranged_nibbles<S: Simd>(s: S, [first, last]: [S::I; 2]) -> [S::I; 4] {

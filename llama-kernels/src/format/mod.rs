@@ -41,8 +41,9 @@ mod tq2_0;
 pub use grouping::{Grouping, Of16, Of32};
 pub use q4_k::SixBitHead;
 
+use crate::buffer::Aligned;
 use crate::ops::pack::Sixteen;
-use crate::simd::{LANES, SPAN, Scalar, Simd};
+use crate::simd::{LANES, SPAN, STRIPE, Scalar, Simd};
 use std::marker::PhantomData;
 
 /// A group of consecutive weights as it lies in a file.
@@ -166,6 +167,16 @@ pub trait IntegerBlock: Block {
     fn in_order<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2] {
         let [a, b] = Self::unpack(s, span, pair);
         if Of::<Self>::LEN == 32 { s.ungroup(a, b) } else { [a, b] }
+    }
+
+    /// The integers of the `stripe`th 64 weights of a span, which are less than sixteen, in 16-bit lanes in the order of the row:
+    /// what looks their values up in tables of bfloat16 numbers takes them so.
+    #[inline(always)]
+    fn in_words<S: Simd>(s: S, span: &[Self], stripe: usize) -> [S::I; 2] {
+        let mut bytes = Aligned([0; STRIPE]);
+        s.store_bytes(Self::in_order(s, span, stripe / 2)[stripe % 2], &mut bytes.0);
+        let [a, b, c, d] = bytes.0.as_chunks().0 else { unreachable!("four quarters") };
+        [s.widen_u8([a, b]), s.widen_u8([c, d])]
     }
 
     /// Where in a block its integers lie as signed bytes in the order of the row, if they do: matrix tiles take them from there.

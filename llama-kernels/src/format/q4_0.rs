@@ -55,6 +55,11 @@ impl IntegerBlock for Q4_0 {
     }
 
     #[inline(always)]
+    fn in_words<S: Simd>(s: S, span: &[Self], stripe: usize) -> [S::I; 2] {
+        [bits::nibbles_in_words(s, &span[2 * stripe].q), bits::nibbles_in_words(s, &span[2 * stripe + 1].q)]
+    }
+
+    #[inline(always)]
     fn arranged<S: Simd>(s: S, span: &[Self]) -> [S::I; 4] {
         let blocks = bits::eight(span);
         bits::arranged_nibbles(s, [s.strided::<18>(blocks, 0), s.strided::<18>(blocks, 1)])

@@ -59,6 +59,11 @@ impl IntegerBlock for Q4_1 {
     }
 
     #[inline(always)]
+    fn in_words<S: Simd>(s: S, span: &[Self], stripe: usize) -> [S::I; 2] {
+        [bits::nibbles_in_words(s, &span[2 * stripe].q), bits::nibbles_in_words(s, &span[2 * stripe + 1].q)]
+    }
+
+    #[inline(always)]
     fn arranged<S: Simd>(s: S, span: &[Self]) -> [S::I; 4] {
         let blocks = bits::eight(span);
         bits::arranged_nibbles(s, [s.strided::<20>(blocks, 0), s.strided::<20>(blocks, 1)])

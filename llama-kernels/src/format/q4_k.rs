@@ -185,6 +185,12 @@ impl IntegerBlock for Q4_K {
     }
 
     #[inline(always)]
+    fn in_words<S: Simd>(s: S, span: &[Self], stripe: usize) -> [S::I; 2] {
+        let both = s.widen_u8(bits::split(&span[0].q[stripe]));
+        [s.bits(both, [0; 4], 15), s.bits(both, [4; 4], 15)]
+    }
+
+    #[inline(always)]
     fn arranged<S: Simd>(s: S, span: &[Self]) -> [S::I; 4] {
         arranged(s, &span[0].q)
     }

@@ -31,6 +31,18 @@ impl<B: IntegerBlock> Kernel for Unpacked<'_, B> {
                     }
                 }
             }
+            for (i, row) in row.as_chunks::<STRIPE>().0.iter().enumerate() {
+                let mut bytes = [0; STRIPE];
+                s.store_bytes(B::in_order(s, span, i / 2)[i % 2], &mut bytes);
+                assert_eq!(&bytes, row, "stripe {i} in the order of the row, on {}", S::NAME);
+                if B::Lanes::BITS <= 4 {
+                    for (half, q) in B::in_words(s, span, i).into_iter().enumerate() {
+                        s.store_bytes(q, &mut bytes);
+                        let words = row[32 * half..][..32].iter().flat_map(|&q| [q, 0]);
+                        assert!(bytes.into_iter().eq(words), "stripe {i} in words, on {}", S::NAME);
+                    }
+                }
+            }
             weights.extend((0..SPAN).map(|i| {
                 let integer = if B::Lanes::BITS == 8 {
                     i32::from(row[i] as i8)

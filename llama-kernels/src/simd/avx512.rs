@@ -672,6 +672,13 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         avx512! { join!(_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast())) }
     }
     #[inline(always)]
+    fn widen_u8(self, x: [&[u8; 16]; 2]) -> Self::I {
+        avx512! {
+            let first = _mm256_castsi128_si256(_mm_loadu_si128(x[0].as_ptr().cast()));
+            _mm512_cvtepu8_epi16(_mm256_inserti128_si256::<1>(first, _mm_loadu_si128(x[1].as_ptr().cast())))
+        }
+    }
+    #[inline(always)]
     fn to_i8(self, x: [Self::F; 4]) -> Self::I {
         avx512! {
             let a = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x[0]));

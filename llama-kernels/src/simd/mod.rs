@@ -307,6 +307,11 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn lookup(self, table: &[u8; 16], index: Self::I) -> Self::I;
     /// Two halves of a stripe.
     fn halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::I;
+    /// Sixteen bytes and sixteen more in 16-bit lanes.
+    #[inline(always)]
+    fn widen_u8(self, x: [&[u8; 16]; 2]) -> Self::I {
+        plain::widen_u8(self, x)
+    }
     /// Rounds 64 floats to bytes, to nearest even. The lanes must be in -128..=127.
     fn to_i8(self, x: [Self::F; 4]) -> Self::I;
     /// `acc` plus, in each 32-bit lane, the sum of its four byte products. Bytes of `w` are in 0..=63.

@@ -52,6 +52,12 @@ pub(super) fn bits<S: Simd>(s: S, a: S::I, shifts: [i32; 4], mask: u8) -> S::I {
     s.and(a, s.splat_u8(mask))
 }
 
+/// [`Simd::widen_u8`]
+#[inline(always)]
+pub(super) fn widen_u8<S: Simd>(s: S, x: [&[u8; 16]; 2]) -> S::I {
+    s.load_bytes(&from_fn(|i| if i % 2 == 0 { x[i / 32][i / 2 % 16] } else { 0 }))
+}
+
 /// [`Simd::zip`]
 #[inline(always)]
 pub(super) fn zip<S: Simd, const N: usize>(s: S, a: S::I, b: S::I) -> [S::I; 2] {

@@ -136,6 +136,7 @@ impl Kernel for All {
             ("mul_u8", int(s.mul_u8(iw, ix))),
             ("shr_halves", int(s.shr_halves(iw, 2, 5))),
             ("shr_quarters", int(s.and(s.shr_quarters(iw, [0, 3, 1, 4]), s.splat_u8(15)))),
+            ("widen_u8", int(s.widen_u8([w[32..].first_chunk().unwrap(), x.first_chunk().unwrap()]))),
             ("bits, to the right", int(s.bits(iw, [0, 4, 1, 3], 0x0d))),
             ("bits, to the left", int(s.bits(iw, [-4, -4, -2, -2], 0x30))),
             ("bits, of both halves", int(s.bits(iw, [4, 4, 2, 2], 15))),

@@ -24,11 +24,11 @@
 
 use super::super::avx512::{AMX, Avx512};
 use super::super::{LANES, SPAN, STRIPE, Simd};
-use super::unpacking::{Panels, Unpack, Unpacking, each_span};
+use super::unpacking::{Panels, Unpack, Unpacking};
 use super::{Tiles, turn};
 use crate::acts::{GROUP, TILE_WORDS};
 use crate::buffer::Aligned;
-use crate::format::{Grouping, IntegerBlock, Lanes, Less, MOST_BLOCKS, Of, Subtrahend};
+use crate::format::{Grouping, IntegerBlock, Lanes, Less, Of, Subtrahend};
 use crate::ops::gemm::Job;
 use crate::ops::pack::{INTEGER_COLS, Integers};
 use core::arch::asm;
@@ -50,17 +50,16 @@ impl<B: IntegerBlock> Unpack for Bytes<B> {
     type Panel = Integers;
 
     #[inline(always)]
-    fn unpack(s: Avx512<AMX>, weights: &[u8], row: usize, panel: &mut Integers) {
-        each_span!(B, weights, |i, blocks| {
-            numbers(s, blocks, i * LANES + row, panel);
-            let line = (row * INTEGER_COLS + i * SPAN) / STRIPE;
-            let lines = &mut panel.bytes[line..][..SPAN / STRIPE];
-            for pair in 0..2 {
-                let [a, b] = B::in_order(s, blocks, pair);
-                s.store_bytes(signed::<B>(s, a), &mut lines[2 * pair]);
-                s.store_bytes(signed::<B>(s, b), &mut lines[2 * pair + 1]);
-            }
-        });
+    fn unpack(s: Avx512<AMX>, span: &[u8], row: usize, at: usize, panel: &mut Integers) {
+        let span = B::cast(&span[..Self::SPAN_BYTES]);
+        numbers(s, span, at * LANES + row, panel);
+        let line = (row * INTEGER_COLS + at * SPAN) / STRIPE;
+        let lines = &mut panel.bytes[line..][..SPAN / STRIPE];
+        for pair in 0..2 {
+            let [a, b] = B::in_order(s, span, pair);
+            s.store_bytes(signed::<B>(s, a), &mut lines[2 * pair]);
+            s.store_bytes(signed::<B>(s, b), &mut lines[2 * pair + 1]);
+        }
     }
 }
 
@@ -72,10 +71,8 @@ impl<B: IntegerBlock> Unpack for Numbers<B> {
     type Panel = Integers;
 
     #[inline(always)]
-    fn unpack(s: Avx512<AMX>, weights: &[u8], row: usize, panel: &mut Integers) {
-        each_span!(B, weights, |i, blocks| {
-            numbers(s, blocks, i * LANES + row, panel);
-        });
+    fn unpack(s: Avx512<AMX>, span: &[u8], row: usize, at: usize, panel: &mut Integers) {
+        numbers(s, B::cast(&span[..Self::SPAN_BYTES]), at * LANES + row, panel);
     }
 }
 
@@ -166,8 +163,8 @@ impl<'a, B: IntegerBlock> Coming<'a, B> {
     fn step(&mut self, s: Avx512<AMX>, panel: &mut Integers) {
         match self.in_place {
             _ if self.rows.left() == 0 => {}
-            Some(_) => self.rows.step::<Numbers<B>>(s, panel),
-            None => self.rows.step::<Bytes<B>>(s, panel),
+            Some(_) => self.rows.row::<Numbers<B>>(s, panel),
+            None => self.rows.row::<Bytes<B>>(s, panel),
         }
     }
 

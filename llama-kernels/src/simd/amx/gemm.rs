@@ -27,18 +27,24 @@
 //! (2048 x 5632).
 //!
 //! What unpacks counts permutations, of which a CPU makes one a cycle: scales and offsets are repeated as they are loaded from
-//! memory, integers are taken [in the order of the row](IntegerBlock::in_order), and two groups share a table: 4-bit weights
-//! times 16 tokens 1.13 to 1.17 times as fast.
+//! memory, integers are taken [in the order of the row](IntegerBlock::in_order), or nibbles [in 16-bit
+//! lanes](IntegerBlock::in_words), as the table wants them that two groups share. Bytes of the file are widened where they lie.
+//!
+//! The next panel is unpacked a span at a time, between one pair of tile instructions and another: a quarter of the products of 2
+//! x 2 tiles with their loads. (With what is said above, against a row after eight tile instructions and nibbles in bytes; two
+//! cores of an Emerald Rapids, 2048 x 2048, out of memory, in turns: 64 tokens Q4_0 1.05 to 1.10 times as fast, Q8_0 1.14 to 1.21,
+//! Q4_K 1.02 to 1.08, Q6_K 0.99 to 1.05, F16 1.10 to 1.15; F16 with 16 and 24 1.22 and 1.3 to 1.4; 512 tokens F16 1.06 to 1.10,
+//! integers 0.97 to 1.03.)
 //!
 //! Blocks of 1024 columns: 0.95 to 1.03.
 
 use super::super::avx512::{AMX, Avx512};
 use super::super::{LANES, SPAN, STRIPE, Simd};
-use super::unpacking::{Panels, Unpack, each_span};
+use super::unpacking::{Panels, Unpack};
 use super::{ROWS, Tiles, turn};
 use crate::acts::{GROUP, PAIR_WORDS};
 use crate::buffer::Aligned;
-use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, Less, MOST_BLOCKS, Of, Subtrahend};
+use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, Less, Of, Subtrahend};
 use crate::ops::gemm::Job;
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -57,10 +63,8 @@ impl<B: IntegerBlock> Unpack for Integers<B> {
     type Panel = Lines;
 
     #[inline(always)]
-    fn unpack(s: Avx512<AMX>, weights: &[u8], row: usize, panel: &mut Lines) {
-        each_span!(B, weights, |i, blocks| {
-            unpack::<B>(s, blocks, &mut panel[i * (SPAN / GROUP) * ROWS + row..]);
-        });
+    fn unpack(s: Avx512<AMX>, span: &[u8], row: usize, at: usize, panel: &mut Lines) {
+        unpack::<B>(s, B::cast(&span[..Self::SPAN_BYTES]), &mut panel[at * (SPAN / GROUP) * ROWS + row..]);
     }
 }
 
@@ -72,24 +76,15 @@ impl<B: FloatBlock> Unpack for Floats<B> {
     type Panel = Lines;
 
     #[inline(always)]
-    fn unpack(s: Avx512<AMX>, weights: &[u8], row: usize, panel: &mut Lines) {
-        let weights = B::cast(weights);
-        for i in 0..weights.len().div_ceil(SPAN) * (SPAN / GROUP) {
-            let rest = weights.get(i * GROUP..).unwrap_or(&[]);
-            let mut padded = [B::zeroed(); GROUP];
-            let whole: &[B; GROUP] = match rest.first_chunk() {
-                Some(whole) => whole,
-                None => {
-                    padded[..rest.len()].copy_from_slice(rest);
-                    &padded
-                }
-            };
-            let line = &mut panel[i * ROWS + row];
+    fn unpack(s: Avx512<AMX>, span: &[u8], row: usize, at: usize, panel: &mut Lines) {
+        let groups = B::cast(span).as_chunks::<GROUP>().0;
+        let lines = panel[at * (SPAN / GROUP) * ROWS..].chunks_exact_mut(ROWS);
+        for (group, lines) in groups.iter().zip(lines) {
             if B::BF16 {
-                line.copy_from_slice(B::bytes(whole));
+                lines[row].copy_from_slice(B::bytes(group));
             } else {
-                let (halves, _) = whole.as_chunks::<LANES>();
-                s.store_bytes(s.to_bf16(B::widen(s, &halves[0]), B::widen(s, &halves[1])), line);
+                let [a, b] = group.as_chunks().0 else { unreachable!("two halves") };
+                s.store_bytes(s.to_bf16(B::widen(s, a), B::widen(s, b)), &mut lines[row]);
             }
         }
     }
@@ -99,59 +94,77 @@ impl<B: FloatBlock> Unpack for Floats<B> {
 #[inline(always)]
 fn unpack<B: IntegerBlock>(s: Avx512<AMX>, span: &[B], lines: &mut [[u8; STRIPE]]) {
     let w = B::scales(s, span);
-    let (mut scale, mut offset, mut min) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-    Of::<B>::each16(s, w.scale, &mut scale);
     // value = scale * q + offset, in one multiply-add
-    let zero = Less::<B>::ZERO.map_or(0.0, |zero| (1u32 << zero) as f32);
-    let mut offsets = s.mul(s.load(&scale), s.splat(-zero));
-    if Less::<B>::MINS {
-        Of::<B>::each16(s, w.min, &mut min);
-        offsets = s.sub(offsets, s.load(&min));
+    let zero = Less::<B>::ZERO.map_or(0.0, |zero| -((1u32 << zero) as f32));
+    let offset = match Less::<B>::MINS {
+        true => Of::<B>::mul(s, w.min, Of::<B>::splat(s, -1.0)),
+        false => Of::<B>::mul(s, w.scale, Of::<B>::splat(s, zero)),
+    };
+    let (mut factors, tables) = (Factors::default(), <B::Lanes as Lanes>::BITS <= 4 && Of::<B>::LEN == GROUP);
+    if tables || Of::<B>::LEN < GROUP {
+        Of::<B>::store(s, w.scale, &mut factors.scales);
+        Of::<B>::store(s, offset, &mut factors.offsets);
+    } else {
+        Of::<B>::each16(s, w.scale, &mut factors.scales);
+        Of::<B>::each16(s, offset, &mut factors.offsets);
     }
-    s.store(offsets, &mut offset);
-    // Each is repeated as it is loaded: from a register that takes one of the permutations, which are what counts here.
-    // SAFETY: nothing is done; but the compiler has to have these numbers in memory, and may not know them.
-    unsafe { asm!("/* {} {} */", in(reg) &scale, in(reg) &offset, options(nostack, preserves_flags)) }
-    for pair in 0..SPAN / STRIPE / 2 {
-        for (i, stripe) in B::in_order(s, span, pair).iter().enumerate() {
-            let at = 8 * pair + 4 * i;
-            let (scale, offset) = (&scale[at..][..4], &offset[at..][..4]);
-            let groups = if <B::Lanes as Lanes>::BITS <= 4 && Of::<B>::LEN == 32 {
-                by_table(s, *stripe, scale, offset)
-            } else {
-                by_product::<B>(s, *stripe, scale, offset)
-            };
-            for (half, groups) in groups.iter().enumerate() {
-                s.store_bytes(*groups, &mut lines[(at / 2 + half) * ROWS]);
-            }
+    let lines: &mut [_; (SPAN / GROUP - 1) * ROWS + 1] =
+        lines.first_chunk_mut().expect("a line of each group");
+    for stripe in 0..SPAN / STRIPE {
+        let groups = if tables {
+            by_table(s, B::in_words(s, span, stripe), &factors, 2 * stripe)
+        } else {
+            by_product::<B>(s, span, stripe, &factors)
+        };
+        for (half, groups) in groups.iter().enumerate() {
+            s.store_bytes(*groups, &mut lines[(2 * stripe + half) * ROWS]);
         }
+    }
+}
+
+/// What integers are multiplied by, and what is added, for each group or for each 16 weights.
+#[derive(Default)]
+#[repr(C)]
+struct Factors {
+    scales: [f32; LANES],
+    offsets: [f32; LANES],
+}
+
+impl Factors {
+    /// `q * scale + offset` of the `i`th one and of the next, which are repeated as they are loaded. (Intrinsics leave it to the
+    /// compiler, which takes some of them from a register: a permutation each.)
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn apply(&self, i: usize, q: [__m512; 2]) -> [__m512; 2] {
+        let at = self.scales[i..i + 2].as_ptr();
+        let (a, b): (__m512, __m512);
+        // SAFETY: two floats are read, and two that lie 64 bytes further on, as `repr(C)` has it.
+        unsafe {
+            asm!("vbroadcastss {a}, dword ptr [{at}]", "vfmadd213ps {a}, {p}, dword ptr [{at} + 64]{{1to16}}",
+                 "vbroadcastss {b}, dword ptr [{at} + 4]", "vfmadd213ps {b}, {q}, dword ptr [{at} + 68]{{1to16}}",
+                 a = out(zmm_reg) a, b = out(zmm_reg) b, p = in(zmm_reg) q[0], q = in(zmm_reg) q[1], at = in(reg) at,
+                 options(nostack, readonly, pure, preserves_flags));
+        }
+        [a, b]
     }
 }
 
 /// Two groups of nibbles: a table of the sixteen values of each, rounded once, and a permutation.
 #[inline(always)]
-fn by_table(s: Avx512<AMX>, q: __m512i, scale: &[f32], offset: &[f32]) -> [__m512i; 2] {
+fn by_table(s: Avx512<AMX>, q: [__m512i; 2], factors: &Factors, group: usize) -> [__m512i; 2] {
     amx! {
         let index = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
-        let first = _mm512_fmadd_ps(index, s.splat(scale[0]), s.splat(offset[0]));
-        let second = _mm512_fmadd_ps(index, s.splat(scale[2]), s.splat(offset[2]));
+        let [first, second] = factors.apply(group, [index; 2]);
         let table = s.to_bf16(first, second);
         // The second group's nibbles are indices of the table's second half.
-        let q = _mm512_or_si512(q, _mm512_setr_epi64(0, 0, 0, 0, SIXTEENS, SIXTEENS, SIXTEENS, SIXTEENS));
-        let [a, b] = [_mm512_castsi512_si256(q), _mm512_extracti64x4_epi64::<1>(q)];
-        [
-            _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(a), table),
-            _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(b), table),
-        ]
+        let second = _mm512_or_si512(q[1], _mm512_set1_epi16(16));
+        [_mm512_permutexvar_epi16(q[0], table), _mm512_permutexvar_epi16(second, table)]
     }
 }
 
-/// Eight bytes of sixteen.
-const SIXTEENS: i64 = 0x1010_1010_1010_1010;
-
-/// A register's bytes where quarters of it can be widened as they are loaded: to take them out of the register takes one of the
+/// A stripe's bytes where quarters of it can be widened as they are loaded: to take them out of a register takes one of the
 /// permutations each, which are what counts here. (Q8_0 times 32, 64 and 512 tokens 1.13, 1.12 and 1.05 times as fast, Q6_K
-/// 0.96 to 1.04; halves of nibbles 0.97 to 1.02, which are taken out.)
+/// 0.96 to 1.04.)
 #[inline(always)]
 fn in_memory(s: Avx512<AMX>, q: __m512i) -> Aligned<[u8; STRIPE]> {
     let mut bytes = Aligned([0; STRIPE]);
@@ -163,17 +176,43 @@ fn in_memory(s: Avx512<AMX>, q: __m512i) -> Aligned<[u8; STRIPE]> {
 
 /// Two groups of any integers.
 #[inline(always)]
-fn by_product<B: IntegerBlock>(s: Avx512<AMX>, q: __m512i, scale: &[f32], offset: &[f32]) -> [__m512i; 2] {
-    amx! {
-        let bytes = in_memory(s, q);
-        let mut x = [_mm512_setzero_ps(); 4];
-        for i in 0..4 {
-            // SAFETY: four quarters of sixteen bytes, aligned.
-            let q = _mm_load_si128(bytes.0.as_ptr().add(16 * i).cast());
-            let q = if <B::Lanes as Lanes>::BITS < 8 { _mm512_cvtepu8_epi32(q) } else { _mm512_cvtepi8_epi32(q) };
-            x[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), s.splat(scale[i]), s.splat(offset[i]));
+fn by_product<B: IntegerBlock>(s: Avx512<AMX>, span: &[B], stripe: usize, factors: &Factors) -> [__m512i; 2] {
+    let room;
+    let halves: [&[u8; GROUP]; 2] = match B::BYTES_AT {
+        Some(at) if B::LEN == GROUP => {
+            let [a, b] = [&span[2 * stripe..][..1], &span[2 * stripe + 1..][..1]];
+            let [a, b] = [B::bytes(a)[at..].first_chunk(), B::bytes(b)[at..].first_chunk()];
+            [a.expect("32 bytes"), b.expect("32 bytes")]
         }
-        [s.to_bf16(x[0], x[1]), s.to_bf16(x[2], x[3])]
+        _ => {
+            room = in_memory(s, B::in_order(s, span, stripe / 2)[stripe % 2]);
+            let [a, b] = room.0.as_chunks().0 else { unreachable!("two halves") };
+            [a, b]
+        }
+    };
+    let mut groups = [s.splat_i32(0); 2];
+    for (half, bytes) in halves.into_iter().enumerate() {
+        let [a, b] = bytes.as_chunks().0 else { unreachable!("two quarters") };
+        let q = [floats::<B>(s, a), floats::<B>(s, b)];
+        let at = 4 * stripe + 2 * half;
+        let [a, b] = if Less::<B>::MINS || Less::<B>::ZERO.is_some() {
+            amx! { factors.apply(at, q) }
+        } else {
+            let scales = &factors.scales[at..at + 2];
+            [s.mul(q[0], s.splat(scales[0])), s.mul(q[1], s.splat(scales[1]))]
+        };
+        groups[half] = s.to_bf16(a, b);
+    }
+    groups
+}
+
+/// Sixteen integers as floats.
+#[inline(always)]
+fn floats<B: IntegerBlock>(_: Avx512<AMX>, q: &[u8; LANES]) -> __m512 {
+    amx! {
+        let q = _mm_loadu_si128(q.as_ptr().cast());
+        let q = if <B::Lanes as Lanes>::BITS < 8 { _mm512_cvtepu8_epi32(q) } else { _mm512_cvtepi8_epi32(q) };
+        _mm512_cvtepi32_ps(q)
     }
 }
 
@@ -207,17 +246,35 @@ fn gemm<W: Unpack<Panel = Lines>>(s: Avx512<AMX>, job: Job<'_>) {
         let (n, mut coming) = (KC.min(groups - start), panels.unpacking::<W>(i + 1));
         let panel = Block { a: now, start, n, upper: first + LANES < rows.end };
         let c = &mut out[(first - rows.start) / LANES * padded..];
-        let (mut debt, work, steps) = (0, coming.left(), padded / ROWS * n);
+        let (mut debt, work, quarters) = (0, coming.spans::<W>(), padded / ROWS * n * 4);
+        // The next panel is unpacked evenly among the products.
+        macro_rules! unpack {
+            () => {
+                debt += work;
+                while debt >= quarters && coming.left() > 0 {
+                    debt -= quarters;
+                    coming.step::<W>(s, next);
+                }
+            };
+        }
         for tile in 0..padded / ROWS {
             let wide = tokens > tile * ROWS + LANES;
             let b = &acts.pairs(tile)[start * PAIR_WORDS..][..n * PAIR_WORDS];
             panel.load(c, tile, padded, wide);
             for step in 0..n {
-                panel.multiply(b, step, wide);
-                debt += work; // the next panel is unpacked evenly in the shadow of the products
-                while debt >= steps && coming.left() > 0 {
-                    debt -= steps;
-                    coming.step::<W>(s, next);
+                if wide {
+                    panel.quarter::<0>(b, step);
+                    unpack!();
+                    panel.quarter::<1>(b, step);
+                    unpack!();
+                    panel.quarter::<2>(b, step);
+                    unpack!();
+                    panel.quarter::<3>(b, step);
+                    unpack!();
+                } else {
+                    panel.half(b, step);
+                    debt += 3 * work;
+                    unpack!();
                 }
             }
             panel.store(c, tile, padded, wide);
@@ -246,7 +303,10 @@ pub(in super::super) fn multiply(s: Avx512<AMX>, rounds: usize) -> usize {
     for _ in 0..rounds {
         panel.load(&mut c, 0, ROWS, true);
         for step in 0..REPEATS * GROUPS {
-            panel.multiply(&b, step % GROUPS, true);
+            panel.quarter::<0>(&b, step % GROUPS);
+            panel.quarter::<1>(&b, step % GROUPS);
+            panel.quarter::<2>(&b, step % GROUPS);
+            panel.quarter::<3>(&b, step % GROUPS);
         }
         panel.store(&mut c, 0, ROWS, true);
     }
@@ -298,23 +358,51 @@ impl Block<'_> {
         }
     }
 
+    /// Two tiles of A and two of B for a step.
     #[inline(always)]
-    fn multiply(&self, b: &[i32], step: usize, wide: bool) {
+    fn operands(&self, b: &[i32], step: usize) -> [*const u8; 2] {
         let a = self.a[step * ROWS..][..ROWS].as_ptr();
         let b = b[step * PAIR_WORDS..][..PAIR_WORDS].as_ptr();
+        [a.cast(), b.cast()]
+    }
+
+    /// A quarter of the products of two tiles of A and two of B, two instructions.
+    #[inline(always)]
+    fn quarter<const I: usize>(&self, b: &[i32], step: usize) {
+        let [a, b] = self.operands(b, step);
         // SAFETY: both slices were checked to hold two tiles, 2 KiB; the tiles are configured.
         unsafe {
-            if wide {
-                asm!("tileloadd tmm6, [{b} + {s}]", rest!(), "tileloadd tmm4, [{a} + {s}]", rest!(),
-                     "tileloadd tmm7, [{b} + {s} + 1024]", rest!(), "tdpbf16ps tmm0, tmm4, tmm6", rest!(),
-                     "tileloadd tmm5, [{a} + {s} + 1024]", rest!(), "tdpbf16ps tmm1, tmm4, tmm7", rest!(),
-                     "tdpbf16ps tmm2, tmm5, tmm6", rest!(), "tdpbf16ps tmm3, tmm5, tmm7", rest!(),
-                     a = in(reg) a, b = in(reg) b, s = in(reg) 64usize, options(nostack, readonly));
-            } else {
-                asm!("tileloadd tmm6, [{b} + {s}]", rest!(), "tileloadd tmm4, [{a} + {s}]", rest!(), "tdpbf16ps tmm0, tmm4, tmm6", rest!(),
-                     "tileloadd tmm5, [{a} + {s} + 1024]", rest!(), "tdpbf16ps tmm2, tmm5, tmm6", rest!(),
-                     a = in(reg) a, b = in(reg) b, s = in(reg) 64usize, options(nostack, readonly));
+            match I {
+                0 => asm!("tileloadd tmm6, [{b} + {s}]", rest!(), "tileloadd tmm4, [{a} + {s}]", rest!(),
+                          a = in(reg) a, b = in(reg) b, s = in(reg) 64usize, options(nostack, readonly)),
+                1 => {
+                    asm!("tileloadd tmm7, [{b} + {s} + 1024]", rest!(), "tdpbf16ps tmm0, tmm4, tmm6", rest!(),
+                          b = in(reg) b, s = in(reg) 64usize, options(nostack, readonly))
+                }
+                2 => {
+                    asm!("tileloadd tmm5, [{a} + {s} + 1024]", rest!(), "tdpbf16ps tmm1, tmm4, tmm7", rest!(),
+                          a = in(reg) a, s = in(reg) 64usize, options(nostack, readonly))
+                }
+                _ => asm!(
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    rest!(),
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    rest!(),
+                    options(nostack, nomem)
+                ),
             }
+        }
+    }
+
+    /// The products of two tiles of A and one of B.
+    #[inline(always)]
+    fn half(&self, b: &[i32], step: usize) {
+        let [a, b] = self.operands(b, step);
+        // SAFETY: as in `quarter`.
+        unsafe {
+            asm!("tileloadd tmm6, [{b} + {s}]", rest!(), "tileloadd tmm4, [{a} + {s}]", rest!(), "tdpbf16ps tmm0, tmm4, tmm6", rest!(),
+                 "tileloadd tmm5, [{a} + {s} + 1024]", rest!(), "tdpbf16ps tmm2, tmm5, tmm6", rest!(),
+                 a = in(reg) a, b = in(reg) b, s = in(reg) 64usize, options(nostack, readonly));
         }
     }
 

@@ -1,9 +1,12 @@
 //! The order in which panels of weights are multiplied, and the unpacking of the next one meanwhile.
 //!
-//! A row of a panel is unpacked whole, and the same row of the panel after that is asked for; after the last panel comes, most
-//! probably, the first one of the rows below. (Two cores of an Emerald Rapids, 2048 x 2048, out of memory, in turns: that, and
-//! whole rows in place of spans, made bfloat16 panels times 32 and 64 tokens 1.09 and 1.06 times as fast with Q4_0, 1.11 and 1.06
-//! with Q6_K, 1.02 to 1.04 with Q8_0 and Q4_K.)
+//! Whatever is unpacked, what lies in its place in the panel after that is asked for; after the last panel comes, most probably,
+//! the first one of the rows below. (Two cores of an Emerald Rapids, 2048 x 2048, out of memory, in turns: that, and rows unpacked
+//! whole in the shadow of four steps, made bfloat16 panels times 32 and 64 tokens 1.09 and 1.06 times as fast with Q4_0, 1.11 and
+//! 1.06 with Q6_K, 1.02 to 1.04 with Q8_0 and Q4_K.)
+//!
+//! The engine of bfloat16 unpacks [span by span](Unpacking::step), a few of its tile instructions apart; that of bytes [row by
+//! row](Unpacking::row): by spans it was 0.76 to 0.97 times as fast.
 
 use super::super::avx512::{AMX, Avx512};
 use super::super::{SPAN, STRIPE, Simd};
@@ -14,32 +17,8 @@ use std::ops::Range;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Does `$body` for each span of blocks of a row, the last one completed by blocks of zeros.
-macro_rules! each_span {
-    ($B:ty, $weights:expr, |$i:ident, $blocks:ident| $body:block) => {
-        let n = SPAN / <$B>::LEN;
-        let all = <$B>::cast($weights);
-        let (whole, tail) = all.split_at(all.len() / n * n);
-        let mut room = [<$B>::zeroed(); MOST_BLOCKS];
-        if !tail.is_empty() {
-            room[..tail.len()].copy_from_slice(tail);
-        }
-        let (mut some, mut at) = (whole.chunks_exact(n), 0);
-        // Twice at most: so the work on a span is compiled once.
-        loop {
-            for $blocks in some {
-                let $i = at;
-                $body
-                at += 1;
-            }
-            if tail.is_empty() || at > whole.len() / n {
-                break;
-            }
-            some = room[..n].chunks_exact(n);
-        }
-    };
-}
-pub(super) use each_span;
+/// Bytes of a span of floats, which are the largest blocks.
+const MOST_BYTES: usize = 2 * SPAN;
 
 /// Weights that become panels.
 pub(super) trait Unpack {
@@ -49,9 +28,8 @@ pub(super) trait Unpack {
     /// What they are unpacked to.
     type Panel: ?Sized;
 
-    /// Unpacks a row's part of a block of columns, `weights`, to this row of the panel, whole spans: columns beyond the
-    /// row's end are zero.
-    fn unpack(s: Avx512<AMX>, weights: &[u8], row: usize, panel: &mut Self::Panel);
+    /// Unpacks the bytes of a span to the `at`th span of this row of the panel.
+    fn unpack(s: Avx512<AMX>, span: &[u8], row: usize, at: usize, panel: &mut Self::Panel);
 }
 
 /// Panels in the order in which they are multiplied: those of a block of columns, then those of the next one.
@@ -96,61 +74,123 @@ impl<'a> Panels<'a> {
             true => (self.height.min(self.rows.end - first), self.kc.min(self.groups() - start)),
             false => (0, 0),
         };
-        let bytes = |group: usize| group * GROUP / SPAN * W::SPAN_BYTES;
-        let end = self.w.row_stride().min(bytes((start + n).next_multiple_of(SPAN / GROUP)));
-        let then = then * self.w.row_stride() + bytes(later);
-        Unpacking { w: self.w, first, bytes: bytes(start)..end, row: 0, rows, then }
+        let (stride, rest) = (self.w.row_stride(), self.w.rows_bytes(first..first + rows));
+        let offset = |group: usize| group * GROUP / SPAN * W::SPAN_BYTES;
+        let (from, to) = (offset(start), stride.min(offset((start + n).next_multiple_of(SPAN / GROUP))));
+        let then = self.w.bytes().as_ptr().wrapping_add(then * stride + offset(later)).wrapping_sub(from);
+        Unpacking {
+            bytes: rest,
+            len: to.saturating_sub(from),
+            stride,
+            next: from,
+            end: to,
+            row: 0,
+            rows,
+            at: 0,
+            then,
+        }
     }
 }
 
-/// The rows of a panel that are to be unpacked.
+/// The spans of a panel that are to be unpacked, row by row.
 pub(super) struct Unpacking<'a> {
-    w: Matrix<'a>,
-    first: usize,
-    /// Of each row, those of the block of columns.
-    bytes: Range<usize>,
-    /// The next one, and how many there are.
+    /// The rows of the panel.
+    bytes: &'a [u8],
+    /// Bytes of a row's part of the block of columns, and from one row to the next.
+    len: usize,
+    stride: usize,
+    /// Where the next span begins, and where the row's part ends.
+    next: usize,
+    end: usize,
+    /// The next span's row, how many there are, and which span of the row it is.
     row: usize,
     rows: usize,
-    /// Where the panel after this one begins.
-    then: usize,
+    at: usize,
+    /// What lies as far from here as a span of this panel from its first row lies in its place in the panel after this one.
+    then: *const u8,
+}
+
+/// A part of a span, if there is one, completed by blocks of zeros.
+#[inline(always)]
+fn padded(part: &[u8]) -> Option<[u8; MOST_BYTES]> {
+    if part.is_empty() {
+        return None;
+    }
+    let mut room = [0; MOST_BYTES];
+    room[..part.len()].copy_from_slice(part);
+    Some(room)
 }
 
 impl Unpacking<'_> {
     /// How many rows are left.
+    #[inline(always)]
     pub(super) fn left(&self) -> usize {
         self.rows - self.row
     }
 
-    /// Asks for what comes in the place of a row in the panel after this.
+    /// How many spans there are.
+    pub(super) fn spans<W: Unpack>(&self) -> usize {
+        self.rows * self.len.div_ceil(W::SPAN_BYTES)
+    }
+
+    /// Unpacks one more span, and asks for the one in its place in the panel after this.
     #[inline(always)]
-    pub(super) fn ask(&self, s: Avx512<AMX>, row: usize) {
-        let ahead = self.w.bytes().as_ptr().wrapping_add(self.then + row * self.w.row_stride());
-        for at in (0..self.bytes.len()).step_by(LINE) {
-            s.prefetch(ahead.wrapping_add(at));
+    pub(super) fn step<W: Unpack>(&mut self, s: Avx512<AMX>, panel: &mut W::Panel) {
+        let end = self.end.min(self.next + W::SPAN_BYTES);
+        self.ask(s, end);
+        let mut span = &self.bytes[self.next..end];
+        let room = padded(if span.len() < W::SPAN_BYTES { span } else { &[] });
+        if let Some(room) = &room {
+            span = &room[..W::SPAN_BYTES];
+        }
+        W::unpack(s, span, self.row, self.at, panel);
+        (self.next, self.at) = (end, self.at + 1);
+        if end == self.end {
+            self.next_row();
         }
     }
 
-    /// Unpacks one more row, and asks for the one in its place in the panel after this.
+    /// Unpacks a row, and asks for the one in its place in the panel after this.
     #[inline(always)]
-    pub(super) fn step<W: Unpack>(&mut self, s: Avx512<AMX>, panel: &mut W::Panel) {
-        self.ask(s, self.row);
-        self.unpack::<W>(s, panel);
+    pub(super) fn row<W: Unpack>(&mut self, s: Avx512<AMX>, panel: &mut W::Panel) {
+        self.ask(s, self.end);
+        let row = &self.bytes[self.next..self.end];
+        let (whole, tail) = row.split_at(row.len() / W::SPAN_BYTES * W::SPAN_BYTES);
+        let (room, mut some, mut at) = (padded(tail), whole.chunks_exact(W::SPAN_BYTES), 0);
+        // Twice at most: so the work on a span is compiled once.
+        loop {
+            for span in some {
+                W::unpack(s, span, self.row, at, panel);
+                at += 1;
+            }
+            match &room {
+                Some(room) if at * W::SPAN_BYTES < row.len() => {
+                    some = room[..W::SPAN_BYTES].chunks_exact(W::SPAN_BYTES);
+                }
+                _ => break,
+            }
+        }
+        self.next_row();
     }
 
-    /// Unpacks one more row.
+    /// Asks for what lies from the next span up to here, in its place in the panel after this.
     #[inline(always)]
-    pub(super) fn unpack<W: Unpack>(&mut self, s: Avx512<AMX>, panel: &mut W::Panel) {
-        let row = self.first + self.row;
-        W::unpack(s, &self.w.rows_bytes(row..row + 1)[self.bytes.clone()], self.row, panel);
-        self.row += 1;
+    fn ask(&self, s: Avx512<AMX>, end: usize) {
+        for at in (self.next..end).step_by(LINE) {
+            s.prefetch(self.then.wrapping_add(at));
+        }
+    }
+
+    fn next_row(&mut self) {
+        self.end += self.stride;
+        (self.next, self.row, self.at) = (self.end - self.len, self.row + 1, 0);
     }
 
     /// Unpacks what is left.
     #[inline(always)]
     pub(super) fn rest<W: Unpack>(mut self, s: Avx512<AMX>, panel: &mut W::Panel) {
         while self.left() > 0 {
-            self.step::<W>(s, panel);
+            self.row::<W>(s, panel);
         }
     }
 }
