@@ -26,7 +26,7 @@ fn main() {
                 check(|rows| product(cpu.isa(), w, rows, &x), &y, ROWS);
 
                 let (isa, threads) = (cpu.isa(), cpu.threads());
-                let rounds = Activations::on(isa, format, tokens, false) == Activations::Bf16;
+                let rounds = Activations::on(isa, format, tokens, false).in_bf16();
                 let (peak, limit) = match format.is_integer() {
                     // They are in no kernel's vocabulary.
                     _ if rounds && tile_peak(isa, threads, PROBE).is_none() => {

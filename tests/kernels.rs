@@ -91,13 +91,13 @@ impl Product {
 
     /// The answer to something that follows from products of this format.
     fn map(format: Format, tokens: usize, answer: impl Fn(Activations) -> Answer) -> Product {
-        let rounds = |isa| Activations::on(isa, format, tokens, false) == Activations::Bf16;
-        let tiles = (rounds("amx") || rounds("avx512bf16")).then(|| answer(Activations::Bf16));
+        let on = |isa| Activations::on(isa, format, tokens, false);
+        let tiles = ["amx", "avx512bf16"].into_iter().map(on).find(|kind| kind.in_bf16()).map(&answer);
         Product { format, tokens, rounded: [Some(answer(Activations::of(format))), tiles] }
     }
 
     fn with(&self, activations: Activations) -> &Answer {
-        let answer = &self.rounded[usize::from(activations == Activations::Bf16)];
+        let answer = &self.rounded[usize::from(activations.in_bf16())];
         answer.as_ref().expect("an answer for every engine")
     }
 

@@ -13,7 +13,8 @@
 //!
 //! The bfloat16 engines read them rounded to bfloat16, pairs of columns in a word. In [`Layout::Pairs`], 32
 //! tokens lie side by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2
-//! columns`; in [`Layout::Tiles`], they are token by token, padded with zeros to whole stripes.
+//! columns`; in [`Layout::Tiles`], they are token by token, padded with zeros to whole stripes. For weights in half precision
+//! they are split into two such numbers ([`Form::Split`]): per 32 columns come both tiles of the one, then those of the other.
 //!
 //! Where floats go through panels ([`crate::ops::floats`]), they are read as they are or rounded, but the tokens of a tile
 //! lie side by side, word by word.
@@ -45,6 +46,8 @@ pub(crate) enum Form {
     Pairs,
     /// The same, pair by pair of each tile.
     PairColumns,
+    /// Split into two numbers in bfloat16: the upper halves, and what these lack.
+    Split,
 }
 
 /// How prepared activations lie.
@@ -93,6 +96,11 @@ impl Layout {
             Layout::Pairs => apart(stripes(cols)) * STRIPE / 2 * self.tile(),
         }
     }
+
+    /// The same of one tile in two parts.
+    pub(crate) fn split_words(self, cols: usize) -> usize {
+        2 * self.pair_words(cols)
+    }
 }
 
 /// Tokens in a tile of pairs.
@@ -115,6 +123,7 @@ pub struct Acts {
     pub(crate) spans32: Buffer<Span>,
     pub(crate) tiles: Buffer<i32>,
     pub(crate) pairs: Buffer<i32>,
+    pub(crate) split: Buffer<i32>,
     pub(crate) columns: Buffer<i32>,
 }
 
@@ -175,6 +184,7 @@ impl Acts {
             spans32: Buffer::new(0),
             tiles: Buffer::new(0),
             pairs: Buffer::new(0),
+            split: Buffer::new(0),
             columns: Buffer::new(0),
         }
     }
@@ -214,6 +224,12 @@ impl Acts {
                 self.pairs = Buffer::new(n);
             }
         }
+        if wanted(Form::Split) {
+            let n = tiles * layout.split_words(cols);
+            if self.split.len() < n {
+                self.split = Buffer::new(n);
+            }
+        }
         if wanted(Form::Columns) && self.columns.len() < tokens * cols {
             self.columns = Buffer::new(tokens * cols);
         }
@@ -222,7 +238,7 @@ impl Acts {
     /// Bytes that a batch of `tokens` x `cols` takes at most, in any layout.
     pub(crate) fn size(tokens: usize, cols: usize) -> usize {
         let rows = tokens * spans(cols) * 2 * size_of::<Span>();
-        let group = 4 * (TILE_WORDS + GROUP / 2 + GROUP);
+        let group = 4 * (TILE_WORDS + GROUP / 2 + GROUP + GROUP);
         rows.max((tokens + PAIR_TOKENS) * apart(stripes(cols)) * (STRIPE / GROUP) * group)
     }
 
@@ -263,5 +279,12 @@ impl Acts {
     pub(crate) fn pairs(&self, tile: usize) -> &[i32] {
         let words = self.layout.pair_words(self.cols);
         &self.pairs[tile * words..(tile + 1) * words]
+    }
+
+    /// One tile's words in two parts.
+    #[allow(dead_code, reason = "not every architecture has matrix tiles")]
+    pub(crate) fn split(&self, tile: usize) -> &[i32] {
+        let words = self.layout.split_words(self.cols);
+        &self.split[tile * words..(tile + 1) * words]
     }
 }

@@ -11,7 +11,7 @@ use crate::ops::floats::Interleave;
 use crate::ops::pack::Panel;
 use crate::ops::place::Place;
 use crate::ops::push::Push;
-use crate::ops::quantize::{PairTile, QuantizeRow, QuantizeTile};
+use crate::ops::quantize::{PairTile, QuantizeRow, QuantizeTile, SplitTile};
 use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::{Pairs, Rope};
 use crate::ops::shift::Shift;
@@ -44,6 +44,9 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Rounds such a tile to bfloat16.
     fn round_tile(&self, x: &[f32], cols: usize, layout: Layout, out: &mut [i32]);
+
+    /// Splits it into two numbers in bfloat16.
+    fn split_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
 
     /// Lays a tile of a few tokens side by side.
     fn interleave(&self, job: Interleave<'_>);
@@ -105,7 +108,7 @@ impl<S: Simd> Backend for S {
     fn layout(&self, weights: &[Matrix<'_>], tokens: usize) -> Layout {
         let rounded = |w: &Matrix<'_>| {
             with_block!(w.format(),
-                float B => const { rounded::<S, B>() },
+                float B => const { rounded::<S, B>() } && (B::BF16 || tokens >= S::SPLIT_FROM),
                 integer B => false
             )
         };
@@ -117,6 +120,7 @@ impl<S: Simd> Backend for S {
             float B => match layout {
                 Layout::Rows => Form::Floats,
                 _ if in_pairs::<S, B>(layout) => match tokens >= S::PAIR_PANELS_FROM && layout != Layout::Pairs {
+                    _ if !B::BF16 => Form::Split,
                     true => Form::PairColumns,
                     false => Form::Pairs,
                 },
@@ -141,6 +145,10 @@ impl<S: Simd> Backend for S {
 
     fn round_tile(&self, x: &[f32], cols: usize, layout: Layout, out: &mut [i32]) {
         self.run(PairTile { x, cols, layout, out });
+    }
+
+    fn split_tile(&self, x: &[f32], cols: usize, out: &mut [i32]) {
+        self.run(SplitTile { x, cols, out });
     }
 
     fn interleave(&self, job: Interleave<'_>) {
@@ -257,11 +265,11 @@ impl<B: IntegerBlock> Kernel for GemmInteger<'_, B> {
     }
 }
 
-/// Whether prompts of a format of floats are multiplied in bfloat16.
+/// Whether long enough prompts of a format of floats are multiplied in bfloat16.
 const fn rounded<S: Simd, B: FloatBlock>() -> bool {
     match B::KIND {
         FloatKind::F32 => false,
-        FloatKind::F16 => S::F16_ROUNDED,
+        FloatKind::F16 => S::SPLIT_FROM < usize::MAX,
         FloatKind::BF16 => S::BF16,
     }
 }

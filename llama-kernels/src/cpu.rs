@@ -290,11 +290,12 @@ impl Ops<'_> {
         let wanted = |form| weights.iter().any(|w| backend.form(w.format(), layout, tokens) == form);
         acts.reshape(tokens, cols, layout, wanted);
         acts.alone = self.deterministic;
-        let in_tiles = |w: &Matrix<'_>| backend.form(w.format(), layout, tokens) == Form::Pairs;
+        let in_tiles =
+            |w: &Matrix<'_>| matches!(backend.form(w.format(), layout, tokens), Form::Pairs | Form::Split);
         acts.turned = layout == Layout::Pairs && weights.iter().all(in_tiles);
         let tile = layout.tile() * cols;
         let bytes = wanted(Form::Bytes16) || wanted(Form::Bytes32);
-        if !bytes && ![Form::Pairs, Form::Columns, Form::PairColumns].into_iter().any(wanted) {
+        if !bytes && ![Form::Pairs, Form::Split, Form::Columns, Form::PairColumns].into_iter().any(wanted) {
             return;
         }
         let _span = self.span(|| Work::quantize(x.len()));
@@ -325,6 +326,10 @@ impl Ops<'_> {
             self.each_tile(&mut acts.pairs, words, x, tile, |x, out| {
                 backend.round_tile(x, cols, layout, out)
             });
+        }
+        if wanted(Form::Split) {
+            let words = layout.split_words(cols);
+            self.each_tile(&mut acts.split, words, x, tile, |x, out| backend.split_tile(x, cols, out));
         }
         for (rounded, form) in [(false, Form::Columns), (true, Form::PairColumns)] {
             if !wanted(form) {

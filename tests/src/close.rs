@@ -52,6 +52,12 @@ pub fn bf16_error(x: f64) -> f64 {
     x.abs() * 2f64.powi(-8) + TINY
 }
 
+/// The error of splitting both factors of `w * x` into two numbers in bf16, cut off and what is left of them, and leaving out the
+/// product of the latter two, relative to `w`: each is less than 2^-7 of its factor, and that of `x` is rounded.
+pub fn split_error(x: f64) -> f64 {
+    x.abs() * (2f64.powi(-14) + 2f64.powi(-15)) + TINY
+}
+
 /// The error of each activation when its group is rounded to int8: half a step, and the doubt of
 /// the f32 quotient, which is at most 127. Against exact activations a product is therefore off by
 /// `sum |w| * int8_error`: a loose bound, which the kernels' tests do not need (see above).
@@ -73,6 +79,8 @@ pub enum Activations {
     Int8,
     /// It rounds them, and the weights too, to bf16.
     Bf16,
+    /// It splits them, and the weights too, into two numbers in bf16.
+    Split,
 }
 
 impl Activations {
@@ -81,14 +89,19 @@ impl Activations {
         if format.block_len() == 1 { Activations::Float } else { Activations::Int8 }
     }
 
+    /// Whether products of many tokens go through bfloat16.
+    pub fn in_bf16(self) -> bool {
+        matches!(self, Activations::Bf16 | Activations::Split)
+    }
+
     /// What an instruction set does with a batch: products of many tokens may be in bfloat16, those of
-    /// bfloat16 weights and, with matrix tiles, of quantized ones.
+    /// bfloat16 weights and, with matrix tiles, of others, whose operands are split if they are halves.
     pub fn on(isa: &str, format: Format, tokens: usize, deterministic: bool) -> Activations {
         Activations::beside(isa, format, &[format], tokens, deterministic)
     }
 
     /// The same where matrices of all these formats are multiplied at once: matrix tiles of bfloat16 take fewer than 33 tokens if all
-    /// weights are floats that they round.
+    /// weights are such floats, and fewer than 17 if they are all in bfloat16.
     pub fn beside(
         isa: &str,
         format: Format,
@@ -96,13 +109,17 @@ impl Activations {
         tokens: usize,
         deterministic: bool,
     ) -> Activations {
-        let floats = all.iter().all(|format| matches!(format, Format::F16 | Format::BF16));
+        let floats = all.iter().all(|format| match format {
+            Format::F16 => tokens > 16,
+            format => *format == Format::BF16,
+        });
         let rounds = match isa {
             "amx" => format != Format::F32 && (tokens > 32 || floats),
             "avx512bf16" => format == Format::BF16,
             _ => false,
         };
         match rounds && tokens > 8 && !deterministic {
+            true if format == Format::F16 => Activations::Split,
             true => Activations::Bf16,
             false => Activations::of(format),
         }
@@ -184,6 +201,7 @@ pub fn matmul(w: &Matrix, x: &[f32], tokens: usize, activations: Activations) ->
             (int8.dequantize(), (0..x.len()).map(doubt).collect())
         }
         Activations::Bf16 => (x.iter().map(|x| bf16(*x).0).collect(), vec![0.0; x.len()]),
+        Activations::Split => (widen(x), x.iter().map(|x| split_error(f64::from(*x))).collect()),
     };
     // Eight roundings beyond the sum's: the activation's scale, the weight's scale and minimum,
     // their product, and the integer sum's conversion.

@@ -33,7 +33,7 @@
 mod layer;
 
 use self::layer::{Layer, Linear, vector};
-use crate::close::{Activations, Answer, LAMBDA, U, bf16_error, f16_error};
+use crate::close::{Activations, Answer, LAMBDA, U, bf16_error, f16_error, split_error};
 use crate::oracle::{self, GROUP, Heads, Int8, dot, widen};
 use crate::rope::{Rope, Yarn};
 use crate::shapes::mix;
@@ -121,19 +121,19 @@ impl Naive {
     }
 
     /// The same model for an instruction set that rounds weights in floats, and the activations that they are multiplied
-    /// by, to bfloat16 in prompts; `None` if the model has no weights that it does so with.
+    /// by, to bfloat16 in prompts, or splits them; `None` if the model has no weights that it does so with.
     pub fn in_bf16(&self, isa: &str) -> Option<Naive> {
         let mut model = self.clone();
         let mut matrices = vec![&mut model.output];
         matrices.extend(model.layers.iter_mut().flat_map(Layer::matrices_mut));
-        matrices.retain(|matrix| {
-            let prompt = Activations::on(isa, matrix.format, usize::MAX, false);
-            !matrix.format.is_integer() && prompt == Activations::Bf16
-        });
+        let prompt = |matrix: &Linear| Activations::on(isa, matrix.format, usize::MAX, false);
+        matrices.retain(|matrix| !matrix.format.is_integer() && prompt(matrix).in_bf16());
         let found = !matrices.is_empty();
         for matrix in matrices {
-            matrix.activations = Activations::Bf16;
-            matrix.weights = narrow(&nearest(&widen(&matrix.weights), Format::BF16));
+            matrix.activations = prompt(matrix);
+            if matrix.activations == Activations::Bf16 {
+                matrix.weights = narrow(&nearest(&widen(&matrix.weights), Format::BF16));
+            }
         }
         found.then_some(model)
     }
@@ -303,6 +303,10 @@ impl Rounding {
         let floats = self.floats(x, x.len());
         match (activations, self) {
             (Activations::Float, _) | (_, Rounding::Exact) => floats,
+            (Activations::Split, Rounding::Nearest | Rounding::Perturbed(_)) => floats,
+            (Activations::Split, Rounding::Random(seed)) => {
+                floats.iter().map(|x| x + 2.0 * split_error(*x) * half(seed, *x)).collect()
+            }
             (Activations::Int8, Rounding::Nearest | Rounding::Perturbed(_)) => {
                 Int8::quantize(&narrow(&floats)).dequantize()
             }

@@ -220,7 +220,7 @@ impl Kernel for PairTile<'_> {
     fn call<S: Simd>(self, s: S) {
         let PairTile { x, cols, layout, out } = self;
         if layout == Layout::Pairs {
-            return tiles(s, x, cols, out);
+            return tiles::<S, 1>(s, x, cols, out);
         }
         for (t, out) in out.chunks_exact_mut((stripes(cols) * STRIPE / 2).max(1)).enumerate() {
             let x = x.get(t * cols..(t + 1) * cols).unwrap_or_default();
@@ -232,24 +232,54 @@ impl Kernel for PairTile<'_> {
     }
 }
 
-/// Matrix tiles of pairs of columns: sixteen tokens' words, transposed.
+/// Splits a tile of tokens into two numbers in bfloat16: for each 32 columns `[2][2][16 pairs][16 tokens]`.
+pub(crate) struct SplitTile<'a> {
+    /// `[token][cols]`, as many as the tile has valid tokens.
+    pub x: &'a [f32],
+    pub cols: usize,
+    pub out: &'a mut [i32],
+}
+
+impl Kernel for SplitTile<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        tiles::<S, 2>(s, self.x, self.cols, self.out);
+    }
+}
+
+/// Two registers as numbers in bfloat16, in one part or in two: rounded; or the upper halves, and what these lack, rounded.
 #[inline(always)]
-fn tiles<S: Simd>(s: S, x: &[f32], cols: usize, out: &mut [i32]) {
+pub(crate) fn parts<S: Simd, const PARTS: usize>(s: S, a: S::F, b: S::F) -> [S::I; PARTS] {
+    let mut parts = [s.to_bf16(a, b); PARTS];
+    if PARTS == 2 {
+        let upper = s.splat_i32(0xffff_0000_u32.cast_signed());
+        let (x, y) = (s.bit_cast(s.and(s.to_bits(a), upper)), s.bit_cast(s.and(s.to_bits(b), upper)));
+        (parts[0], parts[1]) = (s.to_bf16(x, y), s.to_bf16(s.sub(a, x), s.sub(b, y)));
+    }
+    parts
+}
+
+/// Matrix tiles of pairs of columns, in one part or in two: sixteen tokens' words, transposed.
+#[inline(always)]
+fn tiles<S: Simd, const PARTS: usize>(s: S, x: &[f32], cols: usize, out: &mut [i32]) {
     let out = lines_mut(out);
     for half in 0..PAIR_TOKENS / LANES {
         let x = x.get(half * LANES * cols..).unwrap_or_default();
         let (tokens, rests) = split::<LANES>(x, cols);
         for i in 0..stripes(cols) {
-            let mut lines = Aligned([[[0; STRIPE]; LANES]; STRIPE / GROUP]);
+            let mut lines = Aligned([[[[0; STRIPE]; LANES]; PARTS]; STRIPE / GROUP]);
             for (t, (x, rest)) in tokens.iter().zip(&rests.0).enumerate() {
                 let (lanes, _) = stripe_at(x, i, rest).as_chunks::<LANES>();
                 for (g, lines) in lines.0.iter_mut().enumerate() {
-                    let words = s.to_bf16(s.load(&lanes[2 * g]), s.load(&lanes[2 * g + 1]));
-                    s.store_bytes(words, &mut lines[t]);
+                    let parts = parts::<S, PARTS>(s, s.load(&lanes[2 * g]), s.load(&lanes[2 * g + 1]));
+                    for (words, lines) in parts.iter().zip(lines) {
+                        s.store_bytes(*words, &mut lines[t]);
+                    }
                 }
             }
-            for (g, lines) in lines.0.iter().enumerate() {
-                let at = (i * (STRIPE / GROUP) + g) * (PAIR_WORDS / LANES) + half * LANES;
+            for (part, lines) in lines.0.as_flattened().iter().enumerate() {
+                let at = (i * (STRIPE / GROUP) * PARTS + part) * (PAIR_WORDS / LANES) + half * LANES;
                 s.transpose(lines, &mut out[at..at + LANES], 4);
             }
         }

@@ -46,8 +46,9 @@ macro_rules! avx512 {
 }
 
 /// So many tokens and more are multiplied by matrix tiles of bfloat16, where there are any: for fewer, unpacking weights to it is
-/// too much. Floats alone always are: beside multiply-adds, with 9, 12, 16 and 20 tokens F16 1.10, 1.37, 1.65 and 1.60, BF16
-/// 1.19, 1.40, 1.86 and 1.79 (two cores of an Emerald Rapids, 2048 x 2048).
+/// too much. BF16 alone always is: beside multiply-adds, with 9, 12, 16 and 20 tokens 1.19, 1.40, 1.86 and 1.79. F16 alone, split
+/// into two numbers, is from 17 on: with 9, 12, 14, 16, 20, 24 and 32 0.62, 0.84, 0.98, 1.00, 1.2, 1.1 and 1.8, with 64 and 512 2.4
+/// and 2.5 (two cores of an Emerald Rapids, 2048 x 2048).
 const MATRIX_TILES_FROM: usize = 33;
 
 /// So many tokens times integers go through matrix tiles of bytes, which they fill well: others, of as many as that or fewer,
@@ -163,7 +164,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         }
     }
     const BF16: bool = LEVEL >= BF16;
-    const F16_ROUNDED: bool = LEVEL == AMX;
+    const SPLIT_FROM: usize = if LEVEL == AMX { 17 } else { usize::MAX };
 
     fn needs() -> Vec<Need> {
         let mut needs =

@@ -544,11 +544,11 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The engine for float formats.
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>);
 
-    /// Whether those of half-precision weights do, which are rounded to bfloat16 likewise.
-    const F16_ROUNDED: bool = false;
+    /// How many tokens it takes for those of half-precision weights to be multiplied so, each operand split into two numbers.
+    const SPLIT_FROM: usize = usize::MAX;
 
-    /// The engine for weights and activations that are rounded to bfloat16. Not called for formats that
-    /// [`BF16`](Self::BF16) and [`F16_ROUNDED`](Self::F16_ROUNDED) do not speak of.
+    /// The engine for weights and activations in bfloat16. Not called for formats that
+    /// [`BF16`](Self::BF16) and [`SPLIT_FROM`](Self::SPLIT_FROM) do not speak of.
     #[inline(always)]
     fn gemm_pairs<B: FloatBlock>(self, _job: gemm::Job<'_>) {}
 
