@@ -15,8 +15,8 @@
 //! Weights that are bfloat16 are tiles as they lie in the file. Those in half precision are split into two such numbers, which is
 //! exact, and so are the activations that they are multiplied with, to a relative error of 2^-16; of the four products three are
 //! made, all but the least: 20 tile instructions in place of 8, and an error below 2^-13 of each product's size. Rounded to
-//! bfloat16, they cost a small model, stories260K, twelve times as much as llama.cpp's rounding of activations to half precision
-//! does (PERFORMANCE.md). F32 stays with the float engine.
+//! bfloat16, they made a small model, stories260K, diverge from exact probabilities twenty times as far as multiply-adds do; so
+//! they do not (PERFORMANCE.md). F32 stays with the float engine.
 //!
 //! C lives in the output between blocks of columns and is reloaded as the initial accumulator, so that
 //! the size of a block does not change a bit of the result. Results stay as the tiles have them, sixteen rows by sixteen
@@ -36,7 +36,7 @@
 //! The next panel is unpacked a span at a time, between one pair of tile instructions and another: a quarter of the products of 2
 //! x 2 tiles with their loads. (With what is said above, against a row after eight tile instructions and nibbles in bytes; two
 //! cores of an Emerald Rapids, 2048 x 2048, out of memory, in turns: 64 tokens Q4_0 1.05 to 1.10 times as fast, Q8_0 1.14 to 1.21,
-//! Q4_K 1.02 to 1.08, Q6_K 0.99 to 1.05, F16 1.10 to 1.15; F16 with 16 and 24 1.22 and 1.3 to 1.4; 512 tokens F16 1.06 to 1.10,
+//! Q4_K 1.02 to 1.08, Q6_K 0.99 to 1.05, F16, then rounded, 1.10 to 1.15, with 16 and 24 1.22 and 1.3 to 1.4, with 512 1.06 to 1.10,
 //! integers 0.97 to 1.03.)
 //!
 //! Blocks of 1024 columns: 0.95 to 1.03.
