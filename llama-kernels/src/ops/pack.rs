@@ -34,7 +34,7 @@ pub(crate) const INTEGER_COLS: usize = 1024;
 /// Words of each row in a panel of [`Words`]: as many bytes.
 #[allow(dead_code, reason = "not every architecture multiplies floats so")]
 pub(crate) const WORDS: usize = INTEGER_COLS / 4;
-/// Lines of a panel in bfloat16: 32 rows of 512 columns.
+/// Lines of a panel in bfloat16: 32 rows of 512 columns, or of 256 in two parts.
 const PAIR_LINES: usize = 512;
 
 /// A worker's room for [`PANELS`] panels.

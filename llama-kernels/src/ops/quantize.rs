@@ -107,7 +107,9 @@ fn lay<S: Simd, G: Grouping>(s: S, bytes: [S::I; 4], span: &mut Span) {
     let mut sum = minus_one;
     for (bytes, out) in bytes.into_iter().zip(&mut span.bytes) {
         s.store_bytes(bytes, out);
-        sum = s.dot_unsigned(sum, s.splat_u8(1), bytes);
+        if S::SPANS {
+            sum = s.dot_unsigned(sum, s.splat_u8(1), bytes);
+        }
     }
     if S::SPANS {
         // -1 - (sum - 1)

@@ -511,7 +511,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     const LAYOUT: Layout;
 
     /// The same for a batch of this many tokens: narrower tiles where they leave less of the last one unused. `rounded` says
-    /// that all matrices are floats whose prompts are multiplied in bfloat16.
+    /// that all matrices are floats that so many tokens are multiplied with in bfloat16.
     #[inline(always)]
     fn layout(_tokens: usize, _rounded: bool) -> Layout {
         Self::LAYOUT

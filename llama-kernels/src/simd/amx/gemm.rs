@@ -54,9 +54,9 @@ use core::arch::asm;
 use core::arch::x86_64::*;
 use std::marker::PhantomData;
 
-/// Groups of 32 columns in a block: 512 columns of 512 tokens are 512 KiB of B.
+/// Groups of 32 columns in a block, half as many where operands are in two parts: 512 columns of 512 tokens are 512 KiB of B.
 const KC: usize = 16;
-/// Lines of a panel: for each 32 columns one of each row.
+/// Lines of a panel: for each 32 columns one of each row, or one of each row's first part, then those of the second parts.
 type Lines = [[u8; STRIPE]];
 
 /// How weights are multiplied.
@@ -119,7 +119,7 @@ fn unpack<B: IntegerBlock>(s: Avx512<AMX>, span: &[B], lines: &mut [[u8; STRIPE]
         false => Of::<B>::mul(s, w.scale, Of::<B>::splat(s, zero)),
     };
     let (mut factors, tables) = (Factors::default(), <B::Lanes as Lanes>::BITS <= 4 && Of::<B>::LEN == GROUP);
-    if tables || Of::<B>::LEN < GROUP {
+    if tables {
         Of::<B>::store(s, w.scale, &mut factors.scales);
         Of::<B>::store(s, offset, &mut factors.offsets);
     } else {
@@ -282,6 +282,7 @@ fn gemm<W: Engine>(s: Avx512<AMX>, job: Job<'_>) {
         let (first, start) = panels.place(i);
         let (n, mut coming) = (kc.min(groups - start), panels.unpacking::<W>(i + 1));
         let panel = Block { a: now, start, n, upper: first + LANES < rows.end };
+        // Of instructions, in a step.
         let pairs = if W::PARTS == 1 { 4 } else { 10 };
         let c = &mut out[(first - rows.start) / LANES * padded..];
         let (mut debt, work, all) = (0, coming.spans::<W>(), padded / ROWS * n * pairs);

@@ -17,7 +17,7 @@ use std::ops::Range;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Bytes of a span of floats, which are the largest blocks.
+/// Bytes of a span of floats of two bytes: of what becomes panels here, the largest.
 const MOST_BYTES: usize = 2 * SPAN;
 
 /// Weights that become panels.
@@ -74,12 +74,12 @@ impl<'a> Panels<'a> {
             true => (self.height.min(self.rows.end - first), self.kc.min(self.groups() - start)),
             false => (0, 0),
         };
-        let (stride, rest) = (self.w.row_stride(), self.w.rows_bytes(first..first + rows));
+        let (stride, bytes) = (self.w.row_stride(), self.w.rows_bytes(first..first + rows));
         let offset = |group: usize| group * GROUP / SPAN * W::SPAN_BYTES;
         let (from, to) = (offset(start), stride.min(offset((start + n).next_multiple_of(SPAN / GROUP))));
         let then = self.w.bytes().as_ptr().wrapping_add(then * stride + offset(later)).wrapping_sub(from);
         Unpacking {
-            bytes: rest,
+            bytes,
             len: to.saturating_sub(from),
             stride,
             next: from,
