@@ -26,11 +26,11 @@ fn main() {
                 check(|rows| product(cpu.isa(), w, rows, &x), &y, ROWS);
 
                 let (isa, threads) = (cpu.isa(), cpu.threads());
-                let rounds = Activations::on(isa, format, tokens, false).in_bf16();
+                let rounds = Activations::on(isa, format, tokens, false).rounds_floats();
                 let (peak, limit) = match format.is_integer() {
                     // They are in no kernel's vocabulary.
                     _ if rounds && tile_peak(isa, threads, PROBE).is_none() => {
-                        (None, "dot products in bfloat16")
+                        (None, "dot products of two-byte numbers")
                     }
                     false if !rounds => (float_peak(isa, threads, PROBE), "the ISA's multiply-adds"),
                     _ => match tile_peak(isa, threads, PROBE) {

@@ -113,8 +113,8 @@ fn divided_texts_agree() {
         let exact = answers(&naive);
         for isa in llama_kernels::available() {
             let cpu = cpu(isa, 2);
-            let in_bf16 = naive.in_bf16(isa).as_ref().map(answers);
-            let answers = in_bf16.as_ref().unwrap_or(&exact);
+            let rounded = naive.rounded(isa).as_ref().map(answers);
+            let answers = rounded.as_ref().unwrap_or(&exact);
             for (ubatch, calls) in DIVISIONS {
                 let options = Options::default().cpu(cpu.clone()).ubatch(ubatch);
                 let found = logits(&model, options, &tokens, calls);

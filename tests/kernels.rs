@@ -77,11 +77,11 @@ fn unwritten(n: usize) -> Vec<f32> {
     vec![f32::NAN; n]
 }
 
-/// A product by the engine that each instruction set has for it: at most two different answers.
+/// A product by the engine that each instruction set has for it: an answer for each way to do it.
 struct Product {
     format: Format,
     tokens: usize,
-    rounded: [Option<Answer>; 2],
+    answers: Vec<(Activations, Answer)>,
 }
 
 impl Product {
@@ -91,14 +91,20 @@ impl Product {
 
     /// The answer to something that follows from products of this format.
     fn map(format: Format, tokens: usize, answer: impl Fn(Activations) -> Answer) -> Product {
-        let on = |isa| Activations::on(isa, format, tokens, false);
-        let tiles = ["amx", "avx512bf16"].into_iter().map(on).find(|kind| kind.in_bf16()).map(&answer);
-        Product { format, tokens, rounded: [Some(answer(Activations::of(format))), tiles] }
+        let on =
+            llama_kernels::available().into_iter().map(|isa| Activations::on(isa, format, tokens, false));
+        let mut answers: Vec<(Activations, Answer)> = Vec::new();
+        for activations in on.chain([Activations::of(format)]) {
+            if answers.iter().all(|(known, _)| *known != activations) {
+                answers.push((activations, answer(activations)));
+            }
+        }
+        Product { format, tokens, answers }
     }
 
     fn with(&self, activations: Activations) -> &Answer {
-        let answer = &self.rounded[usize::from(activations.in_bf16())];
-        answer.as_ref().expect("an answer for every engine")
+        let mut answers = self.answers.iter();
+        &answers.find(|(known, _)| *known == activations).expect("an answer for every engine").1
     }
 
     fn on(&self, isa: &str, deterministic: bool) -> &Answer {
@@ -107,7 +113,9 @@ impl Product {
 
     /// The same with more room, or another value, for each.
     fn then(self, f: impl Fn(Answer) -> Answer) -> Product {
-        Product { rounded: self.rounded.map(|answer| answer.map(&f)), ..self }
+        let answers =
+            self.answers.into_iter().map(|(activations, answer)| (activations, f(answer))).collect();
+        Product { answers, ..self }
     }
 
     #[track_caller]

@@ -121,8 +121,11 @@ fn check(what: &str, gguf: Gguf, tokens: &[Token]) -> usize {
     let mut runs = runs(&Model::from_gguf(gguf).unwrap(), tokens);
     let mut decided = usize::MAX;
     for isa in llama_kernels::available() {
-        let Some(rounded) = naive.in_bf16(isa) else { continue };
-        let rounds = |run: &Run| run.isa == isa && run.activations(Format::BF16) == Activations::Bf16;
+        let Some(rounded) = naive.rounded(isa) else { continue };
+        let rounds = |run: &Run| {
+            run.isa == isa
+                && [Format::F16, Format::BF16].iter().any(|format| run.activations(*format).rounds_floats())
+        };
         let (own, others): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(rounds);
         runs = others;
         if !own.is_empty() {

@@ -13,15 +13,20 @@
 //!
 //! The bfloat16 engines read them rounded to bfloat16, pairs of columns in a word. In [`Layout::Pairs`], 32
 //! tokens lie side by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2
-//! columns`; in [`Layout::Tiles`], they are token by token, padded with zeros to whole stripes. For weights in half precision
-//! they are split into two such numbers ([`Form::Split`]): per 32 columns come both tiles of the one, then those of the other.
+//! columns`; in [`Layout::Tiles`], they are token by token, padded with zeros to whole stripes.
+//!
+//! Weights in half precision are multiplied with activations in fixed point ([`Form::Fixed`]): `x = scale * (256 * a + b)`, both
+//! bytes signed, with a power of two as scale for each 256 columns of a token, the smallest with which they fit. Per 256 columns come two times sixteen tokens, each
+//! `{ 4 x { tile of a, tile of b }, 16 scales }`. A tile holds 64 columns of sixteen tokens, four to a word, in the order 0, 32, 1, 33
+//! and so on: the order in which 16-bit lanes of two registers become bytes of one.
 //!
 //! Where floats go through panels ([`crate::ops::floats`]), they are read as they are or rounded, but the tokens of a tile
-//! lie side by side, word by word.
+//! lie side by side, word by word. Others are rounded to fixed point there ([`Form::Shorts`], [`crate::ops::shorts`]).
 
 use crate::buffer::{Buffer, Zero};
 use crate::format::Format;
 use crate::ops::pack::PANELS;
+use crate::ops::quantize::SHORT_WORDS;
 use crate::simd::{LANES, SPAN, STRIPE};
 use std::ops::Range;
 
@@ -46,8 +51,10 @@ pub(crate) enum Form {
     Pairs,
     /// The same, pair by pair of each tile.
     PairColumns,
-    /// Split into two numbers in bfloat16: the upper halves, and what these lack.
-    Split,
+    /// Rounded to fixed point, in two bytes.
+    Fixed,
+    /// Rounded to fixed point of 14 bits, word by word of each tile.
+    Shorts,
 }
 
 /// How prepared activations lie.
@@ -97,9 +104,9 @@ impl Layout {
         }
     }
 
-    /// The same of one tile in two parts.
-    pub(crate) fn split_words(self, cols: usize) -> usize {
-        2 * self.pair_words(cols)
+    /// The same of one tile in fixed point.
+    pub(crate) fn fixed_words(self, cols: usize) -> usize {
+        fixed_apart(spans(cols)) * FIXED_WORDS
     }
 }
 
@@ -109,6 +116,9 @@ pub(crate) const PAIR_TOKENS: usize = 32;
 /// 32-bit words of such a tile per group of 32 columns: two matrix tiles.
 #[allow(dead_code, reason = "not every architecture has matrix tiles")]
 pub(crate) const PAIR_WORDS: usize = PAIR_TOKENS * GROUP / 2;
+
+/// 32-bit words of such a tile in fixed point per 256 columns: two bytes each, and a scale for each token.
+pub(crate) const FIXED_WORDS: usize = PAIR_TOKENS * (SPAN / 2 + 1);
 
 /// Room for a batch of activations in the forms that engines read.
 pub struct Acts {
@@ -123,7 +133,8 @@ pub struct Acts {
     pub(crate) spans32: Buffer<Span>,
     pub(crate) tiles: Buffer<i32>,
     pub(crate) pairs: Buffer<i32>,
-    pub(crate) split: Buffer<i32>,
+    pub(crate) fixed: Buffer<i32>,
+    pub(crate) shorts: Buffer<i32>,
     pub(crate) columns: Buffer<i32>,
 }
 
@@ -163,6 +174,11 @@ fn apart(stripes: usize) -> usize {
     (stripes + 8).next_multiple_of(16) - 8
 }
 
+/// Spans from a tile in fixed point to the next: twice an odd number of them, 33 KiB, for the same reason.
+fn fixed_apart(spans: usize) -> usize {
+    (spans + 2).next_multiple_of(4) - 2
+}
+
 /// Spans that hold `cols` columns.
 pub(crate) fn spans(cols: usize) -> usize {
     cols.div_ceil(SPAN)
@@ -184,7 +200,8 @@ impl Acts {
             spans32: Buffer::new(0),
             tiles: Buffer::new(0),
             pairs: Buffer::new(0),
-            split: Buffer::new(0),
+            fixed: Buffer::new(0),
+            shorts: Buffer::new(0),
             columns: Buffer::new(0),
         }
     }
@@ -224,10 +241,16 @@ impl Acts {
                 self.pairs = Buffer::new(n);
             }
         }
-        if wanted(Form::Split) {
-            let n = tiles * layout.split_words(cols);
-            if self.split.len() < n {
-                self.split = Buffer::new(n);
+        if wanted(Form::Fixed) {
+            let n = tiles * layout.fixed_words(cols);
+            if self.fixed.len() < n {
+                self.fixed = Buffer::new(n);
+            }
+        }
+        if wanted(Form::Shorts) {
+            let n = tokens * cols.div_ceil(GROUP) * SHORT_WORDS;
+            if self.shorts.len() < n {
+                self.shorts = Buffer::new(n);
             }
         }
         if wanted(Form::Columns) && self.columns.len() < tokens * cols {
@@ -238,8 +261,9 @@ impl Acts {
     /// Bytes that a batch of `tokens` x `cols` takes at most, in any layout.
     pub(crate) fn size(tokens: usize, cols: usize) -> usize {
         let rows = tokens * spans(cols) * 2 * size_of::<Span>();
-        let group = 4 * (TILE_WORDS + GROUP / 2 + GROUP + GROUP);
-        rows.max((tokens + PAIR_TOKENS) * apart(stripes(cols)) * (STRIPE / GROUP) * group)
+        let group = 4 * (TILE_WORDS + GROUP / 2 + GROUP + SHORT_WORDS);
+        let fixed = 4 * FIXED_WORDS / PAIR_TOKENS * fixed_apart(spans(cols));
+        rows.max((tokens + PAIR_TOKENS) * (apart(stripes(cols)) * (STRIPE / GROUP) * group + fixed))
     }
 
     /// One token's quantized activations, for scales for each 16 weights.
@@ -281,10 +305,10 @@ impl Acts {
         &self.pairs[tile * words..(tile + 1) * words]
     }
 
-    /// One tile's words in two parts.
+    /// The words of one tile in fixed point.
     #[allow(dead_code, reason = "not every architecture has matrix tiles")]
-    pub(crate) fn split(&self, tile: usize) -> &[i32] {
-        let words = self.layout.split_words(self.cols);
-        &self.split[tile * words..(tile + 1) * words]
+    pub(crate) fn fixed(&self, tile: usize) -> &[i32] {
+        let words = self.layout.fixed_words(self.cols);
+        &self.fixed[tile * words..(tile + 1) * words]
     }
 }

@@ -11,13 +11,14 @@ use crate::ops::floats::Interleave;
 use crate::ops::pack::Panel;
 use crate::ops::place::Place;
 use crate::ops::push::Push;
-use crate::ops::quantize::{PairTile, QuantizeRow, QuantizeTile, SplitTile};
+use crate::ops::quantize::{FixedTile, PairTile, QuantizeRow, QuantizeTile};
 use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::{Pairs, Rope};
 use crate::ops::shift::Shift;
+use crate::ops::shorts::Shorts;
 use crate::ops::softmax::Softmax;
 use crate::ops::swiglu::SwiGlu;
-use crate::ops::{gemm, gemv};
+use crate::ops::{floats, gemm, gemv};
 use crate::runs::Runs;
 use crate::simd::{self, Kernel, LANES, Need, Simd};
 use std::marker::PhantomData;
@@ -45,8 +46,8 @@ pub(crate) trait Backend: Send + Sync {
     /// Rounds such a tile to bfloat16.
     fn round_tile(&self, x: &[f32], cols: usize, layout: Layout, out: &mut [i32]);
 
-    /// Splits it into two numbers in bfloat16.
-    fn split_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
+    /// Rounds it to fixed point.
+    fn fix_tile(&self, x: &[f32], cols: usize, out: &mut [i32]);
 
     /// Lays a tile of a few tokens side by side.
     fn interleave(&self, job: Interleave<'_>);
@@ -108,7 +109,7 @@ impl<S: Simd> Backend for S {
     fn layout(&self, weights: &[Matrix<'_>], tokens: usize) -> Layout {
         let rounded = |w: &Matrix<'_>| {
             with_block!(w.format(),
-                float B => const { rounded::<S, B>() } && (B::BF16 || tokens >= S::SPLIT_FROM),
+                float B => const { rounded::<S, B>() } && (B::BF16 || tokens >= S::FIXED_FROM),
                 integer B => false
             )
         };
@@ -120,10 +121,11 @@ impl<S: Simd> Backend for S {
             float B => match layout {
                 Layout::Rows => Form::Floats,
                 _ if in_pairs::<S, B>(layout) => match tokens >= S::PAIR_PANELS_FROM && layout != Layout::Pairs {
-                    _ if !B::BF16 => Form::Split,
+                    _ if !B::BF16 => Form::Fixed,
                     true => Form::PairColumns,
                     false => Form::Pairs,
                 },
+                _ if in_shorts::<S, B>(tokens) => Form::Shorts,
                 _ if tokens >= S::PANELS_FROM => Form::Columns,
                 _ => Form::Floats,
             },
@@ -147,8 +149,8 @@ impl<S: Simd> Backend for S {
         self.run(PairTile { x, cols, layout, out });
     }
 
-    fn split_tile(&self, x: &[f32], cols: usize, out: &mut [i32]) {
-        self.run(SplitTile { x, cols, out });
+    fn fix_tile(&self, x: &[f32], cols: usize, out: &mut [i32]) {
+        self.run(FixedTile { x, cols, out });
     }
 
     fn interleave(&self, job: Interleave<'_>) {
@@ -179,6 +181,8 @@ impl<S: Simd> Backend for S {
             with_block!(w.format(),
                 float B => if in_pairs::<S, B>(acts.layout) {
                     self.run(GemmPairs::<B>(job, PhantomData));
+                } else if in_shorts::<S, B>(acts.tokens) {
+                    self.run(GemmShorts::<B>(job, PhantomData));
                 } else {
                     self.run_floats(GemmFloat::<B>(job, PhantomData));
                 },
@@ -265,11 +269,11 @@ impl<B: IntegerBlock> Kernel for GemmInteger<'_, B> {
     }
 }
 
-/// Whether long enough prompts of a format of floats are multiplied in bfloat16.
+/// Whether long enough prompts of a format of floats are multiplied in bfloat16, or in fixed point.
 const fn rounded<S: Simd, B: FloatBlock>() -> bool {
     match B::KIND {
         FloatKind::F32 => false,
-        FloatKind::F16 => S::SPLIT_FROM < usize::MAX,
+        FloatKind::F16 => S::FIXED_FROM < usize::MAX,
         FloatKind::BF16 => S::BF16,
     }
 }
@@ -287,6 +291,23 @@ impl<B: FloatBlock> Kernel for GemmPairs<'_, B> {
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         s.gemm_pairs::<B>(self.0);
+    }
+}
+
+/// Whether so many tokens times a format of floats are multiplied in fixed point of 14 bits, if not [in pairs](in_pairs).
+fn in_shorts<S: Simd, B: FloatBlock>(tokens: usize) -> bool {
+    !matches!(B::KIND, FloatKind::F32) && tokens >= S::SHORTS_FROM
+}
+
+struct GemmShorts<'a, B>(gemm::Job<'a>, PhantomData<B>);
+
+impl<B: FloatBlock> Kernel for GemmShorts<'_, B> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        if const { S::SHORTS_FROM < usize::MAX } {
+            floats::product::<S, Shorts<B>, 2>(s, self.0);
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use self::attention::{Attention, Rows};
 use self::cut::Cut;
 use self::parts::Parts;
 use self::profile::{Profile, Work};
-use crate::acts::{Acts, Form, Layout, PAIR_TOKENS, spans};
+use crate::acts::{Acts, Form, GROUP, Layout, PAIR_TOKENS, spans};
 use crate::backend::{self, Backend};
 use crate::buffer::Buffer;
 use crate::kv::{KvLayer, KvShape};
@@ -28,6 +28,7 @@ use crate::ops::floats::{self, Interleave};
 use crate::ops::pack::Panel;
 use crate::ops::place::{Epilogue, Place};
 use crate::ops::push::{Push, Role};
+use crate::ops::quantize::SHORT_WORDS;
 use crate::ops::rope::Pairs;
 use crate::placement::Placement;
 use crate::simd::{LANES, SPAN};
@@ -291,11 +292,12 @@ impl Ops<'_> {
         acts.reshape(tokens, cols, layout, wanted);
         acts.alone = self.deterministic;
         let in_tiles =
-            |w: &Matrix<'_>| matches!(backend.form(w.format(), layout, tokens), Form::Pairs | Form::Split);
+            |w: &Matrix<'_>| matches!(backend.form(w.format(), layout, tokens), Form::Pairs | Form::Fixed);
         acts.turned = layout == Layout::Pairs && weights.iter().all(in_tiles);
         let tile = layout.tile() * cols;
         let bytes = wanted(Form::Bytes16) || wanted(Form::Bytes32);
-        if !bytes && ![Form::Pairs, Form::Split, Form::Columns, Form::PairColumns].into_iter().any(wanted) {
+        let side_by_side = [Form::Columns, Form::PairColumns, Form::Shorts];
+        if !bytes && !wanted(Form::Pairs) && !wanted(Form::Fixed) && !side_by_side.into_iter().any(wanted) {
             return;
         }
         let _span = self.span(|| Work::quantize(x.len()));
@@ -327,24 +329,25 @@ impl Ops<'_> {
                 backend.round_tile(x, cols, layout, out)
             });
         }
-        if wanted(Form::Split) {
-            let words = layout.split_words(cols);
-            self.each_tile(&mut acts.split, words, x, tile, |x, out| backend.split_tile(x, cols, out));
+        if wanted(Form::Fixed) {
+            let words = layout.fixed_words(cols);
+            self.each_tile(&mut acts.fixed, words, x, tile, |x, out| backend.fix_tile(x, cols, out));
         }
-        for (rounded, form) in [(false, Form::Columns), (true, Form::PairColumns)] {
+        for form in side_by_side {
             if !wanted(form) {
                 continue;
             }
-            let (words, row) = match rounded {
-                true => (&mut acts.pairs, layout.pair_words(cols) / layout.tile()),
-                false => (&mut acts.columns, cols),
+            let (words, row) = match form {
+                Form::PairColumns => (&mut acts.pairs, layout.pair_words(cols) / layout.tile()),
+                Form::Shorts => (&mut acts.shorts, cols.div_ceil(GROUP) * SHORT_WORDS),
+                _ => (&mut acts.columns, cols),
             };
             let (tiles, words) = (floats::tiles(tokens), Parts::new(words));
             self.team.split(tiles.len(), &|_, tile| {
                 let Range { start, end } = tiles.clone().nth(tile).expect("a tile for each piece");
                 // SAFETY: each piece writes its own tile.
                 let out = unsafe { words.part(start * row..end * row) };
-                backend.interleave(Interleave { x: &x[start * cols..end * cols], cols, rounded, out });
+                backend.interleave(Interleave { x: &x[start * cols..end * cols], cols, form, out });
             });
         }
     }

@@ -13,7 +13,7 @@
 //!
 //! An operation's [`Answer`] holds the expected values and the bounds, and judges what was found.
 
-use crate::oracle::{self, GROUP, Heads, Int8, dot, widen};
+use crate::oracle::{self, Fixed, GROUP, Heads, Int8, SPAN, dot, widen};
 use crate::rope::Rope;
 use llama_kernels::{Format, Matrix};
 
@@ -52,12 +52,6 @@ pub fn bf16_error(x: f64) -> f64 {
     x.abs() * 2f64.powi(-8) + TINY
 }
 
-/// The error of splitting both factors of `w * x` into two numbers in bf16, cut off and what is left of them, and leaving out the
-/// product of the latter two, relative to `w`: each is less than 2^-7 of its factor, and that of `x` is rounded.
-pub fn split_error(x: f64) -> f64 {
-    x.abs() * (2f64.powi(-14) + 2f64.powi(-15)) + TINY
-}
-
 /// The error of each activation when its group is rounded to int8: half a step, and the doubt of
 /// the f32 quotient, which is at most 127. Against exact activations a product is therefore off by
 /// `sum |w| * int8_error`: a loose bound, which the kernels' tests do not need (see above).
@@ -70,6 +64,9 @@ pub fn int8_error(x: &[f32]) -> Vec<f64> {
 /// and one more for second-order terms.
 const QUOTIENT: f64 = 4.0 * U;
 
+/// Tokens from which on AVX512-VNNI multiplies floats of two bytes in fixed point.
+const SHORTS_FROM: usize = 48;
+
 /// What a kernel does to activations before it multiplies them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Activations {
@@ -79,8 +76,10 @@ pub enum Activations {
     Int8,
     /// It rounds them, and the weights too, to bf16.
     Bf16,
-    /// It splits them, and the weights too, into two numbers in bf16.
-    Split,
+    /// It rounds them, and the weights too, to [`Fixed`] point, and leaves the products of second bytes out.
+    Fixed,
+    /// It rounds them, and the weights too, to [fixed point of 14 bits](Fixed::shorts).
+    Shorts,
 }
 
 impl Activations {
@@ -89,19 +88,19 @@ impl Activations {
         if format.block_len() == 1 { Activations::Float } else { Activations::Int8 }
     }
 
-    /// Whether products of many tokens go through bfloat16.
-    pub fn in_bf16(self) -> bool {
-        matches!(self, Activations::Bf16 | Activations::Split)
+    /// Whether it is what some instruction sets do with floats in prompts.
+    pub fn rounds_floats(self) -> bool {
+        matches!(self, Activations::Bf16 | Activations::Fixed | Activations::Shorts)
     }
 
     /// What an instruction set does with a batch: products of many tokens may be in bfloat16, those of
-    /// bfloat16 weights and, with matrix tiles, of others, whose operands are split if they are halves.
+    /// bfloat16 weights and, with matrix tiles, of others; or those of halves, and of bfloat16 weights where nothing else multiplies these, in fixed point.
     pub fn on(isa: &str, format: Format, tokens: usize, deterministic: bool) -> Activations {
         Activations::beside(isa, format, &[format], tokens, deterministic)
     }
 
-    /// The same where matrices of all these formats are multiplied at once: matrix tiles of bfloat16 take fewer than 33 tokens if all
-    /// weights are such floats, and fewer than 17 if they are all in bfloat16.
+    /// The same where matrices of all these formats are multiplied at once: matrix tiles take fewer than 33 tokens if all
+    /// weights are such floats, and fewer than 12 if they are all in bfloat16.
     pub fn beside(
         isa: &str,
         format: Format,
@@ -110,18 +109,21 @@ impl Activations {
         deterministic: bool,
     ) -> Activations {
         let floats = all.iter().all(|format| match format {
-            Format::F16 => tokens > 16,
+            Format::F16 => tokens > 11,
             format => *format == Format::BF16,
         });
-        let rounds = match isa {
-            "amx" => format != Format::F32 && (tokens > 32 || floats),
-            "avx512bf16" => format == Format::BF16,
-            _ => false,
-        };
-        match rounds && tokens > 8 && !deterministic {
-            true if format == Format::F16 => Activations::Split,
-            true => Activations::Bf16,
-            false => Activations::of(format),
+        let own = Activations::of(format);
+        if tokens <= 8 || deterministic || format == Format::F32 {
+            return own;
+        }
+        match (isa, format) {
+            ("amx", Format::F16) if tokens > 32 || floats => Activations::Fixed,
+            ("amx", _) if tokens > 32 || floats => Activations::Bf16,
+            ("avx512bf16", Format::BF16) => Activations::Bf16,
+            ("avx512vnni" | "avx512bf16", Format::F16 | Format::BF16) if tokens >= SHORTS_FROM => {
+                Activations::Shorts
+            }
+            _ => own,
         }
     }
 }
@@ -192,39 +194,78 @@ pub fn violation(found: &[f32], expected: &[f64], bound: &[f64]) -> Option<Strin
 /// # Panics
 /// If `x` is not `tokens` times `w.cols()` long.
 pub fn matmul(w: &Matrix, x: &[f32], tokens: usize, activations: Activations) -> Answer {
-    let (exact, doubt) = match activations {
-        Activations::Float => (widen(x), vec![0.0; x.len()]),
-        Activations::Int8 => {
-            let int8 = Int8::quantize(x);
-            let step = |i: usize| f64::from(int8.scales[i / GROUP]);
-            let doubt = |i| if is_tie(x[i], step(i)) { step(i) } else { 0.0 };
-            (int8.dequantize(), (0..x.len()).map(doubt).collect())
-        }
-        Activations::Bf16 => (x.iter().map(|x| bf16(*x).0).collect(), vec![0.0; x.len()]),
-        Activations::Split => (widen(x), x.iter().map(|x| split_error(f64::from(*x))).collect()),
-    };
+    let tokens: Vec<Factor> = x.chunks(w.cols().max(1)).take(tokens).map(|x| activations.token(x)).collect();
     // Eight roundings beyond the sum's: the activation's scale, the weight's scale and minimum,
     // their product, and the integer sum's conversion.
     let chain = w.cols() + 8;
-    let mut expected = vec![0.0; tokens * w.rows()];
+    let mut expected = vec![0.0; tokens.len() * w.rows()];
     let mut bound = expected.clone();
     let mut decoded = vec![0.0; w.cols()];
     for r in 0..w.rows() {
         w.dequantize_row(r, &mut decoded);
-        let (weights, doubtful): (Vec<f64>, Vec<f64>) = match activations {
-            Activations::Bf16 => decoded.iter().map(|w| bf16(*w)).unzip(),
-            _ => (widen(&decoded), vec![0.0; decoded.len()]),
-        };
-        let sizes = sizes(w, r, &weights);
-        for t in 0..tokens {
-            let [exact, doubt] = [&exact, &doubt].map(|x| &x[t * w.cols()..(t + 1) * w.cols()]);
+        let row = activations.row(&decoded);
+        let sizes = sizes(w, r, &row.values);
+        for (t, token) in tokens.iter().enumerate() {
             let terms = |w: &[f64], x: &[f64]| w.iter().zip(x).map(|(w, x)| (w * x).abs()).sum::<f64>();
-            let doubt = terms(&weights, doubt) + terms(&doubtful, exact);
-            expected[t * w.rows() + r] = dot(&weights, exact);
-            bound[t * w.rows() + r] = dot_bound(chain, terms(&sizes, exact)) + (1.0 + gamma(chain)) * doubt;
+            let doubt = terms(&row.values, &token.doubts) + terms(&row.doubts, &token.values);
+            expected[t * w.rows() + r] =
+                dot(&row.values, &token.values) - dot(&row.left_out, &token.left_out);
+            bound[t * w.rows() + r] =
+                dot_bound(chain, terms(&sizes, &token.values)) + (1.0 + gamma(chain)) * doubt;
         }
     }
     Answer { expected, bound }
+}
+
+/// What a token, or a row of weights, is multiplied as, and how far that may be off.
+struct Factor {
+    values: Vec<f64>,
+    doubts: Vec<f64>,
+    /// Parts of both factors whose products are left out; nothing if there are none.
+    left_out: Vec<f64>,
+}
+
+impl Factor {
+    fn new((values, doubts): (Vec<f64>, Vec<f64>)) -> Factor {
+        Factor { values, doubts, left_out: vec![] }
+    }
+
+    fn exact(values: Vec<f64>) -> Factor {
+        let doubts = vec![0.0; values.len()];
+        Factor::new((values, doubts))
+    }
+}
+
+impl Activations {
+    fn token(self, x: &[f32]) -> Factor {
+        match self {
+            Activations::Float => Factor::exact(widen(x)),
+            Activations::Int8 => {
+                let int8 = Int8::quantize(x);
+                let step = |i: usize| f64::from(int8.scales[i / GROUP]);
+                let doubt = |i| if is_tie(x[i], step(i)) { step(i) } else { 0.0 };
+                Factor::new((int8.dequantize(), (0..x.len()).map(doubt).collect()))
+            }
+            Activations::Bf16 => Factor::exact(x.iter().map(|x| bf16(*x).0).collect()),
+            Activations::Shorts => Factor::exact(Fixed::shorts(x, GROUP).dequantize()),
+            Activations::Fixed => {
+                let fixed = Fixed::quantize(x);
+                Factor { left_out: fixed.second_bytes(), ..Factor::exact(fixed.dequantize()) }
+            }
+        }
+    }
+
+    fn row(self, weights: &[f32]) -> Factor {
+        match self {
+            Activations::Shorts => Factor::exact(Fixed::shorts(weights, SPAN).dequantize()),
+            Activations::Float | Activations::Int8 => Factor::exact(widen(weights)),
+            Activations::Bf16 => Factor::new(weights.iter().map(|w| bf16(*w)).unzip()),
+            Activations::Fixed => {
+                let fixed = Fixed::of_weights(weights);
+                Factor { left_out: fixed.second_bytes(), ..Factor::exact(fixed.dequantize()) }
+            }
+        }
+    }
 }
 
 /// What rounding errors of a row's weights are relative to: the weights, or, where a product is made of

@@ -33,8 +33,8 @@
 mod layer;
 
 use self::layer::{Layer, Linear, vector};
-use crate::close::{Activations, Answer, LAMBDA, U, bf16_error, f16_error, split_error};
-use crate::oracle::{self, GROUP, Heads, Int8, dot, widen};
+use crate::close::{Activations, Answer, LAMBDA, U, bf16_error, f16_error};
+use crate::oracle::{self, Fixed, GROUP, Heads, Int8, SPAN, dot, widen};
 use crate::rope::{Rope, Yarn};
 use crate::shapes::mix;
 use llama_core::gguf::Gguf;
@@ -121,13 +121,13 @@ impl Naive {
     }
 
     /// The same model for an instruction set that rounds weights in floats, and the activations that they are multiplied
-    /// by, to bfloat16 in prompts, or splits them; `None` if the model has no weights that it does so with.
-    pub fn in_bf16(&self, isa: &str) -> Option<Naive> {
+    /// by, to bfloat16 in prompts, or to fixed point; `None` if the model has no weights that it does so with.
+    pub fn rounded(&self, isa: &str) -> Option<Naive> {
         let mut model = self.clone();
         let mut matrices = vec![&mut model.output];
         matrices.extend(model.layers.iter_mut().flat_map(Layer::matrices_mut));
         let prompt = |matrix: &Linear| Activations::on(isa, matrix.format, usize::MAX, false);
-        matrices.retain(|matrix| !matrix.format.is_integer() && prompt(matrix).in_bf16());
+        matrices.retain(|matrix| !matrix.format.is_integer() && prompt(matrix).rounds_floats());
         let found = !matrices.is_empty();
         for matrix in matrices {
             matrix.activations = prompt(matrix);
@@ -303,9 +303,23 @@ impl Rounding {
         let floats = self.floats(x, x.len());
         match (activations, self) {
             (Activations::Float, _) | (_, Rounding::Exact) => floats,
-            (Activations::Split, Rounding::Nearest | Rounding::Perturbed(_)) => floats,
-            (Activations::Split, Rounding::Random(seed)) => {
-                floats.iter().map(|x| x + 2.0 * split_error(*x) * half(seed, *x)).collect()
+            (Activations::Fixed, Rounding::Nearest | Rounding::Perturbed(_)) => {
+                Fixed::quantize(&narrow(&floats)).dequantize()
+            }
+            (Activations::Shorts, Rounding::Nearest | Rounding::Perturbed(_)) => {
+                Fixed::shorts(&narrow(&floats), GROUP).dequantize()
+            }
+            // The weights are rounded, too.
+            (Activations::Shorts, Rounding::Random(seed)) => {
+                let fixed = Fixed::shorts(&narrow(x), SPAN);
+                let error = |(i, x): (usize, &f64)| x + 2.0 * fixed.step(i) * half(seed, *x);
+                floats.iter().enumerate().map(error).collect()
+            }
+            // The weights are rounded, too, and what is left out is as large again.
+            (Activations::Fixed, Rounding::Random(seed)) => {
+                let fixed = Fixed::quantize(&narrow(x));
+                let error = |(i, x): (usize, &f64)| x + 3.0 * fixed.step(i) * half(seed, *x);
+                floats.iter().enumerate().map(error).collect()
             }
             (Activations::Int8, Rounding::Nearest | Rounding::Perturbed(_)) => {
                 Int8::quantize(&narrow(&floats)).dequantize()

@@ -124,6 +124,74 @@ impl Int8 {
     }
 }
 
+/// Weights of a row that share a scale in fixed point.
+pub const SPAN: usize = 256;
+
+/// Numbers in fixed point.
+#[derive(Clone, Debug)]
+pub struct Fixed {
+    /// The rounded quotients.
+    pub q: Vec<i32>,
+    /// One scale a group.
+    pub scales: Vec<f64>,
+    /// Numbers of a group.
+    pub group: usize,
+}
+
+impl Fixed {
+    /// The largest quotient in two bytes, `127 * 256 + 127`.
+    const LARGEST: f32 = 32639.0;
+
+    /// The largest quotient in 14 bits.
+    const LARGEST_SHORT: f32 = 8191.0;
+
+    /// Activations in two bytes, in groups of [`SPAN`].
+    pub fn quantize(x: &[f32]) -> Fixed {
+        Fixed::scaled(x, SPAN, Fixed::LARGEST, f64::MIN_POSITIVE)
+    }
+
+    /// Numbers in 14 bits, activations in groups of [`GROUP`], weights of [`SPAN`].
+    pub fn shorts(x: &[f32], group: usize) -> Fixed {
+        Fixed::scaled(x, group, Fixed::LARGEST_SHORT, f64::MIN_POSITIVE)
+    }
+
+    /// Weights in two bytes, in groups of [`SPAN`]; the least scale is 2^-29, with which every half is exact.
+    pub fn of_weights(x: &[f32]) -> Fixed {
+        Fixed::scaled(x, SPAN, Fixed::LARGEST, 2f64.powi(-29))
+    }
+
+    /// The scale is the smallest power of two with which the largest magnitude is at most `most`.
+    fn scaled(x: &[f32], group: usize, most: f32, least: f64) -> Fixed {
+        let scale = |group: &[f32]| {
+            let largest = group.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let exact = f64::from(largest / most);
+            if exact == 0.0 { 0.0 } else { exact.log2().ceil().exp2().max(least) }
+        };
+        let scales: Vec<f64> = x.chunks(group).map(scale).collect();
+        let q = |(i, &x): (usize, &f32)| (f64::from(x) / scales[i / group]).round_ties_even() as i32; // 0 / 0 is 0
+        Fixed { q: x.iter().enumerate().map(q).collect(), scales, group }
+    }
+
+    /// The scale of the `i`th number.
+    pub fn step(&self, i: usize) -> f64 {
+        self.scales[i / self.group]
+    }
+
+    /// `scale * q`, exactly.
+    pub fn dequantize(&self) -> Vec<f64> {
+        self.times_scale(|q| q)
+    }
+
+    /// What the second of the two signed bytes makes of that: the products of these are left out.
+    pub fn second_bytes(&self) -> Vec<f64> {
+        self.times_scale(|q| i32::from(q as i8))
+    }
+
+    fn times_scale(&self, part: impl Fn(i32) -> i32) -> Vec<f64> {
+        self.q.iter().enumerate().map(|(i, &q)| f64::from(part(q)) * self.step(i)).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,5 +241,21 @@ mod tests {
         assert_eq!((int8.q[3], int8.q[4], int8.q[5]), (-127, 1, 1));
         assert_eq!(int8.scales, [2.0, 0.0]);
         assert_eq!(int8.dequantize()[32..], [0.0; 32]);
+    }
+
+    #[test]
+    fn fixed_point_is_two_signed_bytes() {
+        let mut x = vec![0.0f32; 300];
+        (x[0], x[1], x[2], x[299]) = (-32639.0, 128.0, 127.0, 3.0);
+        let fixed = Fixed::quantize(&x);
+        assert_eq!((&fixed.q[..3], fixed.q[299]), (&[-32639, 128, 127][..], 3 << 13));
+        assert_eq!(fixed.second_bytes()[..3], [-127.0, -128.0, 127.0]);
+        assert_eq!(fixed.dequantize()[299], 3.0);
+        // 1.9921875 would be 32640 at the scale of 1.99.
+        let scale = |x: f32| Fixed::of_weights(&[x]).scales[0];
+        assert_eq!(
+            [1.99, 1.9921875, 65504.0, 6e-8].map(scale),
+            [0.5f64.powi(14), 0.5f64.powi(13), 4.0, 0.5f64.powi(29)]
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Products of floats with many tokens: panels of sixteen rows, a word each, times broadcast activations.
 //!
-//! A [word](Words) is a column in `f32`, or two in bfloat16, where the CPU multiplies these.
+//! A [word](Words) is a column in `f32`, or two in bfloat16, where the CPU multiplies these; or [two in fixed
+//! point](super::shorts).
 //!
 //! ```text
 //! once a batch: the tokens of each tile are laid side by side, word by word
@@ -40,8 +41,8 @@
 
 use super::gemm::{Job, sixteens};
 use super::pack::{self, Coming, Integers, PANELS, WORDS};
-use super::quantize::Columns;
-use crate::acts::{Acts, deal, stripes};
+use super::quantize::{Columns, ShortColumns};
+use crate::acts::{Acts, Form, deal, stripes};
 use crate::format::{BF16, FloatBlock};
 use crate::matrix::Matrix;
 use crate::simd::{Kernel, LANES, STRIPE, Simd};
@@ -60,6 +61,32 @@ const TOKENS_MIN: usize = 20;
 /// The most tokens of a tile.
 const TOKENS_MOST: usize = 6;
 
+/// How panels of some weights are filled, and multiplied with activations.
+pub(crate) trait Panels: 'static {
+    /// The format of the weights.
+    type Block: FloatBlock;
+
+    /// Columns of a full panel.
+    const COLS: usize;
+
+    /// Fills a panel with columns `cols`, from a multiple of [`COLS`](Self::COLS) on, of at most sixteen rows.
+    fn unpack<S: Simd>(s: S, w: Matrix<'_>, rows: Range<usize>, cols: Range<usize>, panel: &mut Integers);
+
+    /// The activations of a batch, and how many words of a token they are.
+    fn activations(acts: &Acts) -> (&[i32], usize);
+
+    /// How many words so many columns are.
+    fn words(cols: usize) -> usize;
+
+    /// Adds to `c`, `[token][row]` of each, the products of panels with the words of `T` tokens, side by side in `x`.
+    fn multiply<S: Simd, const P: usize, const T: usize>(
+        s: S,
+        panels: [&Integers; P],
+        x: &[i32],
+        c: [&mut [[f32; LANES]]; P],
+    );
+}
+
 /// What a word of a panel and of the activations holds, and how the two are multiplied.
 pub trait Words: 'static {
     /// The format of the weights.
@@ -76,6 +103,38 @@ pub trait Words: 'static {
 
     /// The activations of a batch, and how many words of a token they are.
     fn activations(acts: &Acts) -> (&[i32], usize);
+}
+
+impl<W: Words> Panels for W {
+    type Block = <W as Words>::Block;
+    const COLS: usize = WORDS * <W as Words>::COLS;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, w: Matrix<'_>, rows: Range<usize>, cols: Range<usize>, panel: &mut Integers) {
+        pack::words::<S, W>(s, w, rows, cols, &mut panel.bytes);
+    }
+
+    fn activations(acts: &Acts) -> (&[i32], usize) {
+        <W as Words>::activations(acts)
+    }
+
+    fn words(cols: usize) -> usize {
+        cols.div_ceil(<W as Words>::COLS)
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd, const P: usize, const T: usize>(
+        s: S,
+        panels: [&Integers; P],
+        x: &[i32],
+        c: [&mut [[f32; LANES]]; P],
+    ) {
+        let mut lines = [&[][..]; P];
+        for (lines, panel) in lines.iter_mut().zip(panels) {
+            *lines = &panel.bytes[..x.len() / T];
+        }
+        s.float_panel::<W, P, T>(lines, x, c);
+    }
 }
 
 /// Columns of any format in `f32`.
@@ -124,11 +183,12 @@ impl Words for Pairs {
     }
 }
 
-/// A tile's tokens, rows of `cols`, side by side; as they are, or `rounded` to bfloat16.
+/// A tile's tokens, rows of `cols`, side by side: as they are, rounded to bfloat16, or to 14 bits.
 pub(crate) struct Interleave<'a> {
     pub x: &'a [f32],
     pub cols: usize,
-    pub rounded: bool,
+    /// One of [`Form::Columns`], [`Form::PairColumns`] and [`Form::Shorts`].
+    pub form: Form,
     pub out: &'a mut [i32],
 }
 
@@ -136,8 +196,11 @@ impl Kernel for Interleave<'_> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let Interleave { x, cols, rounded, out } = self;
+        let Interleave { x, cols, form, out } = self;
+        let rounded = form == Form::PairColumns;
         match x.len() / cols {
+            6 if form == Form::Shorts => s.run(ShortColumns::<6> { x, cols, out }),
+            5 if form == Form::Shorts => s.run(ShortColumns::<5> { x, cols, out }),
             6 => s.run(Columns::<6> { x, cols, rounded, out }),
             _ => s.run(Columns::<5> { x, cols, rounded, out }),
         }
@@ -147,7 +210,7 @@ impl Kernel for Interleave<'_> {
 /// All rows of a job times all its tokens, `P` panels at once.
 #[allow(dead_code, reason = "not every architecture multiplies floats so")]
 #[inline(always)]
-pub(crate) fn product<S: Simd, W: Words, const P: usize>(s: S, job: Job<'_>) {
+pub(crate) fn product<S: Simd, W: Panels, const P: usize>(s: S, job: Job<'_>) {
     let Job { w, rows, acts, out, panel, .. } = job;
     assert_eq!(w.cols(), acts.cols, "columns of the matrix, features of the activations");
     out.fill([0.0; LANES]);
@@ -157,8 +220,8 @@ pub(crate) fn product<S: Simd, W: Words, const P: usize>(s: S, job: Job<'_>) {
     let firsts = rows.clone().step_by(PANELS * LANES);
     for (first, out) in firsts.zip(out.chunks_mut(PANELS * padded)) {
         let rows = first..rows.end.min(first + PANELS * LANES);
-        for start in (0..w.cols()).step_by(WORDS * W::COLS) {
-            let cols = start..w.cols().min(start + WORDS * W::COLS);
+        for start in (0..w.cols()).step_by(W::COLS) {
+            let cols = start..w.cols().min(start + W::COLS);
             let room = &mut panel.integers;
             block::<S, W, P>(s, Block { w, rows: rows.clone(), cols, acts, out, room });
         }
@@ -177,35 +240,36 @@ struct Block<'a> {
 
 /// Some rows and columns times all tokens, added to `out`. Unpacking is a function of its own, for the registers' sake.
 #[inline(always)]
-fn block<S: Simd, W: Words, const P: usize>(s: S, block: Block<'_>) {
+fn block<S: Simd, W: Panels, const P: usize>(s: S, block: Block<'_>) {
     let Block { w, rows, cols, acts, out, room } = block;
     for (rows, panel) in sixteens(&rows).zip(&mut *room) {
-        s.run(Unpack::<W>(w, rows, cols.clone(), &mut panel.bytes, PhantomData));
+        s.run(Unpack::<W>(w, rows, cols.clone(), panel, PhantomData));
     }
     let panels = &room[..rows.len().div_ceil(LANES)];
     let parts = tiles(acts.tokens).len() * panels.len().div_ceil(pack::staying(P));
-    let coming = Coming::after::<W::Block>(w, &rows, &cols, WORDS * W::COLS, parts);
+    let coming = Coming::after::<W::Block>(w, &rows, &cols, W::COLS, parts);
     let (x, row) = W::activations(acts);
-    let words = cols.start / W::COLS..cols.end.div_ceil(W::COLS);
+    let start = W::words(cols.start);
+    let words = start..start + W::words(cols.len());
     s.run(Tiles::<W, P> { panels, words, x, row, tokens: acts.tokens, out, coming, kind: PhantomData });
 }
 
 /// Fills a panel.
-struct Unpack<'a, W>(Matrix<'a>, Range<usize>, Range<usize>, &'a mut [[u8; STRIPE]], PhantomData<W>);
+struct Unpack<'a, W>(Matrix<'a>, Range<usize>, Range<usize>, &'a mut Integers, PhantomData<W>);
 
-impl<W: Words> Kernel for Unpack<'_, W> {
+impl<W: Panels> Kernel for Unpack<'_, W> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         let Unpack(w, rows, cols, panel, _) = self;
-        pack::words::<S, W>(s, w, rows, cols, panel);
+        W::unpack(s, w, rows, cols, panel);
     }
 }
 
 /// Panels times all tokens.
 struct Tiles<'a, W, const P: usize> {
     panels: &'a [Integers],
-    /// Which words of a row the panels hold.
+    /// Which words of a token the panels are multiplied with.
     words: Range<usize>,
     /// The activations' words, and how many of them a token has.
     x: &'a [i32],
@@ -216,7 +280,7 @@ struct Tiles<'a, W, const P: usize> {
     kind: PhantomData<W>,
 }
 
-impl<W: Words, const P: usize> Kernel for Tiles<'_, W, P> {
+impl<W: Panels, const P: usize> Kernel for Tiles<'_, W, P> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
@@ -243,14 +307,11 @@ impl<W: Words, const P: usize> Kernel for Tiles<'_, W, P> {
                     for (c, out) in c.iter_mut().zip(out.chunks_exact_mut(padded)) {
                         *c = &mut out[first..end];
                     }
-                    let mut these = [&panels[panels.len() - 1].bytes[..words.len()]; P];
-                    these
-                        .iter_mut()
-                        .zip(panels)
-                        .for_each(|(these, panel)| *these = &panel.bytes[..words.len()]);
+                    let mut these = [&panels[panels.len() - 1]; P];
+                    these.iter_mut().zip(panels).for_each(|(these, panel)| *these = panel);
                     match count {
-                        6 => s.float_panel::<W, P, 6>(these, x, c),
-                        _ => s.float_panel::<W, P, 5>(these, x, c),
+                        6 => W::multiply::<S, P, 6>(s, these, x, c),
+                        _ => W::multiply::<S, P, 5>(s, these, x, c),
                     }
                 }
             }
@@ -300,7 +361,7 @@ pub(crate) fn panel<S: Simd, W: Words, const P: usize, const T: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::acts::{Form, Layout};
+    use crate::acts::Layout;
     use crate::format::{Block as _, F32, Format};
     use crate::{available, run_on};
 
@@ -321,20 +382,23 @@ mod tests {
         type Out = Vec<[f32; LANES]>;
         #[inline(always)]
         fn call<S: Simd>(self, s: S) -> Self::Out {
-            let weights: Vec<W::Block> =
-                values(ROWS * COLS).iter().map(|v| W::Block::quantize(&[*v], None)).collect();
+            let weights: Vec<<W as Words>::Block> =
+                values(ROWS * COLS).iter().map(|v| <W as Words>::Block::quantize(&[*v], None)).collect();
             let (x, mut acts) = (values(TOKENS * COLS), Acts::new());
             acts.reshape(TOKENS, COLS, Layout::Tiles(4), |form| {
-                form == if W::COLS == 1 { Form::Columns } else { Form::PairColumns }
+                form == if <W as Words>::COLS == 1 { Form::Columns } else { Form::PairColumns }
             });
             for Range { start, end } in tiles(TOKENS) {
-                let (row, rounded) = (W::activations(&acts).1, W::COLS == 2);
-                let words = if rounded { &mut acts.pairs } else { &mut acts.columns };
+                let (row, pairs) = (<W as Words>::activations(&acts).1, <W as Words>::COLS == 2);
+                let (form, words) = match pairs {
+                    true => (Form::PairColumns, &mut acts.pairs),
+                    false => (Form::Columns, &mut acts.columns),
+                };
                 let (x, out) = (&x[start * COLS..end * COLS], &mut words[start * row..end * row]);
-                s.run(Interleave { x, cols: COLS, rounded, out });
+                s.run(Interleave { x, cols: COLS, form, out });
             }
             let mut out = vec![[f32::NAN; LANES]; ROWS.div_ceil(LANES) * TOKENS.next_multiple_of(4)];
-            let w = Matrix::new(self.0, ROWS, COLS, W::Block::bytes(&weights)).unwrap();
+            let w = Matrix::new(self.0, ROWS, COLS, <W as Words>::Block::bytes(&weights)).unwrap();
             let panel = &mut pack::Panel::new();
             product::<S, W, P>(s, Job { w, rows: 0..ROWS, x: &x, acts: &acts, out: &mut out, panel });
             out

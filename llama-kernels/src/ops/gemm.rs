@@ -50,8 +50,9 @@
 //! Emerald Rapids Xeon).
 //!
 //! The float engine unpacks nothing and reads both operands where they lie ([`super::dots`]); on AVX2, many tokens go
-//! through panels ([`super::floats`]). Weights that are bfloat16, or half precision in two parts, go through AMX's engine, and on
-//! AVX512-BF16 those that are bfloat16 through the float engine with a dot product of pairs (`simd/avx512/bf16.rs`); their activations are rounded then.
+//! through panels ([`super::floats`]). Weights of two bytes go through AMX's engines of bfloat16, or of halves in fixed point. On
+//! AVX512-VNNI, with 48 tokens or more, they are rounded to [fixed point of 14 bits](super::shorts), but on AVX512-BF16 those that are
+//! bfloat16 go through the float engine with a dot product of pairs (`simd/avx512/bf16.rs`); their activations are rounded then.
 //!
 //! C is reloaded as the initial accumulator of the next block of columns, never added afterwards, so
 //! that the size of a block does not change a bit of the result.

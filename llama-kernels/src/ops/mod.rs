@@ -14,5 +14,6 @@ pub(crate) mod rmsnorm;
 pub(crate) mod rope;
 pub(crate) mod rows;
 pub(crate) mod shift;
+pub(crate) mod shorts;
 pub(crate) mod softmax;
 pub(crate) mod swiglu;

@@ -34,14 +34,16 @@ pub(crate) const INTEGER_COLS: usize = 1024;
 /// Words of each row in a panel of [`Words`]: as many bytes.
 #[allow(dead_code, reason = "not every architecture multiplies floats so")]
 pub(crate) const WORDS: usize = INTEGER_COLS / 4;
-/// Lines of a panel in bfloat16: 32 rows of 512 columns, or of 256 in two parts.
-const PAIR_LINES: usize = 512;
+/// Lines of a panel for matrix tiles: 512 columns of 32 rows in two bytes each.
+pub(crate) const PAIR_LINES: usize = 512;
+/// The same with the rows' scales, for each 256 columns.
+const LINES_AND_SCALES: usize = PAIR_LINES + 4;
 
 /// A worker's room for [`PANELS`] panels.
 pub struct Panel {
     /// In integers.
     pub(crate) integers: [Integers; PANELS],
-    /// Two panels in bfloat16, 32 columns of one row a line: one is multiplied, the next one unpacked.
+    /// Two panels in bfloat16, 32 columns of one row a line, or in fixed point: one is multiplied, the next one unpacked.
     #[allow(dead_code, reason = "not every architecture has matrix tiles")]
     pub(crate) pairs: [Buffer<[u8; STRIPE]>; 2],
 }
@@ -69,13 +71,13 @@ impl Integers {
 impl Panel {
     /// Bytes of a panel's room.
     pub(crate) const SIZE: usize =
-        PANELS * (INTEGER_COLS * LANES + 2 * (INTEGER_COLS / 16) * 64) + 2 * PAIR_LINES * 64;
+        PANELS * (INTEGER_COLS * LANES + 2 * (INTEGER_COLS / 16) * 64) + 2 * LINES_AND_SCALES * 64;
 
     /// Room for panels of any format.
     pub fn new() -> Panel {
         Panel {
             integers: std::array::from_fn(|_| Integers::new()),
-            pairs: [Buffer::new(PAIR_LINES), Buffer::new(PAIR_LINES)],
+            pairs: [Buffer::new(LINES_AND_SCALES), Buffer::new(LINES_AND_SCALES)],
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Activations to bytes: `scale = absmax / 127` for each 32 columns, `q = round(x / scale)`; and, for
-//! the engines that multiply it, to bfloat16.
+//! the engines that multiply them, to bfloat16 and to fixed point.
 
-use crate::acts::{GROUP, Layout, PAIR_TOKENS, PAIR_WORDS, Span, TILE_WORDS, stripes};
+use crate::acts::{FIXED_WORDS, GROUP, Layout, PAIR_TOKENS, PAIR_WORDS, Span, TILE_WORDS, spans, stripes};
 use crate::buffer::{Aligned, lines_mut};
 use crate::format::{Grouping, Of16, Of32};
 use crate::simd::{Kernel, LANES, SPAN, STRIPE, Simd};
@@ -222,7 +222,7 @@ impl Kernel for PairTile<'_> {
     fn call<S: Simd>(self, s: S) {
         let PairTile { x, cols, layout, out } = self;
         if layout == Layout::Pairs {
-            return tiles::<S, 1>(s, x, cols, out);
+            return tiles(s, x, cols, out);
         }
         for (t, out) in out.chunks_exact_mut((stripes(cols) * STRIPE / 2).max(1)).enumerate() {
             let x = x.get(t * cols..(t + 1) * cols).unwrap_or_default();
@@ -234,54 +234,153 @@ impl Kernel for PairTile<'_> {
     }
 }
 
-/// Splits a tile of tokens into two numbers in bfloat16: for each 32 columns `[2][2][16 pairs][16 tokens]`.
-pub(crate) struct SplitTile<'a> {
+/// The largest number that is made of two bytes, of which the first counts 256: `127 * 256 + 127`.
+const LARGEST_FIXED: f32 = 32639.0;
+
+/// Rounds a tile of tokens to [fixed point](crate::acts::Form::Fixed).
+pub(crate) struct FixedTile<'a> {
     /// `[token][cols]`, as many as the tile has valid tokens.
     pub x: &'a [f32],
     pub cols: usize,
     pub out: &'a mut [i32],
 }
 
-impl Kernel for SplitTile<'_> {
+impl Kernel for FixedTile<'_> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        tiles::<S, 2>(s, self.x, self.cols, self.out);
+        let FixedTile { x, cols, out } = self;
+        let (out, _) = out.as_chunks_mut::<{ FIXED_WORDS / 2 }>();
+        for half in 0..PAIR_TOKENS / LANES {
+            let x = x.get(half * LANES * cols..).unwrap_or_default();
+            for span in 0..spans(cols) {
+                let (words, scales) = out[2 * span + half].split_at_mut(FIXED_WORDS / 2 - LANES);
+                let mut lines = Aligned([[[[0; STRIPE]; LANES]; 2]; SPAN / STRIPE]);
+                for (t, x) in x.chunks_exact(cols.max(1)).take(LANES).enumerate() {
+                    let x = &x[span * SPAN..cols.min((span + 1) * SPAN)];
+                    let lines = lines.0.each_mut().map(|parts| parts.each_mut().map(|lines| &mut lines[t]));
+                    scales[t] = fixed(s, x, lines).to_bits().cast_signed();
+                }
+                for (lines, out) in
+                    lines.0.as_flattened().iter().zip(lines_mut(words).chunks_exact_mut(LANES))
+                {
+                    s.transpose(lines, out, 4);
+                }
+            }
+        }
     }
 }
 
-/// Two registers as numbers in bfloat16, in one part or in two: rounded; or the upper halves, and what these lack, rounded.
+/// Rounds a span of one token to fixed point: of each stripe the first bytes and the second ones. Returns the scale: no
+/// number unless all are.
 #[inline(always)]
-pub(crate) fn parts<S: Simd, const PARTS: usize>(s: S, a: S::F, b: S::F) -> [S::I; PARTS] {
-    let mut parts = [s.to_bf16(a, b); PARTS];
-    if PARTS == 2 {
-        let upper = s.splat_i32(0xffff_0000_u32.cast_signed());
-        let (x, y) = (s.bit_cast(s.and(s.to_bits(a), upper)), s.bit_cast(s.and(s.to_bits(b), upper)));
-        (parts[0], parts[1]) = (s.to_bf16(x, y), s.to_bf16(s.sub(a, x), s.sub(b, y)));
+fn fixed<S: Simd>(s: S, x: &[f32], lines: [[&mut [u8; STRIPE]; 2]; SPAN / STRIPE]) -> f32 {
+    let rest = rest(x);
+    let (mut largest, mut none) = (s.splat(0.0), s.splat(0.0));
+    for i in 0..stripes(x.len()) {
+        for x in stripe_at(x, i, &rest).as_chunks().0 {
+            let x = s.load(x);
+            largest = s.max(largest, s.abs(x));
+            none = s.fma(x, s.splat(0.0), none);
+        }
     }
-    parts
+    let scale = power_of_two(s.max_lane(largest) / LARGEST_FIXED) + s.sum(none);
+    let inverse = s.splat(if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 });
+    for (i, [first, second]) in lines.into_iter().enumerate().take(stripes(x.len())) {
+        let mut q = Aligned([[0; LANES]; STRIPE / LANES]);
+        for (q, x) in q.0.iter_mut().zip(stripe_at(x, i, &rest).as_chunks().0) {
+            s.store_i32(s.to_i32(s.mul(s.load(x), inverse)), q);
+        }
+        let (low, high) = q.0.as_flattened().split_at(GROUP);
+        let pairs = low.iter().zip(high);
+        for ((&a, &b), out) in pairs.clone().zip(first.as_chunks_mut().0) {
+            *out = (((a + 128) >> 8 & 0xff | (b + 128) & 0xff00) as u16).to_le_bytes();
+        }
+        for ((&a, &b), out) in pairs.zip(second.as_chunks_mut().0) {
+            *out = ((a & 0xff | b << 8) as u16).to_le_bytes();
+        }
+    }
+    scale
 }
 
-/// Matrix tiles of pairs of columns, in one part or in two: sixteen tokens' words, transposed.
+/// The smallest power of two that is not less than `x`: what is scaled by it is as exact as before, but for what is cut off.
 #[inline(always)]
-fn tiles<S: Simd, const PARTS: usize>(s: S, x: &[f32], cols: usize, out: &mut [i32]) {
+fn power_of_two(x: f32) -> f32 {
+    const EXPONENT: u32 = 0x7f80_0000;
+    f32::from_bits((x.to_bits() + 0x7f_ffff) & EXPONENT)
+}
+
+/// The largest number in 14 bits and a sign less one: products of 32 of them fit 32 bits.
+const LARGEST_SHORT: f32 = 8191.0;
+
+/// Words of a token for 32 columns in fixed point of 14 bits: two columns each, sixteen apart, and a scale.
+pub(crate) const SHORT_WORDS: usize = GROUP / 2 + 1;
+
+/// Rounds numbers to fixed point of 14 bits: for each 32 of them sixteen words. Returns the scale: no number unless all are.
+#[inline(always)]
+pub(crate) fn shorts<S: Simd, const N: usize>(s: S, x: &[[f32; LANES]], out: &mut [[i32; LANES]; N]) -> f32 {
+    let (mut largest, mut none) = (s.splat(0.0), s.splat(0.0));
+    for x in x {
+        let x = s.load(x);
+        largest = s.max(largest, s.abs(x));
+        none = s.fma(x, s.splat(0.0), none);
+    }
+    let scale = power_of_two(s.max_lane(largest) / LARGEST_SHORT) + s.sum(none);
+    let inverse = s.splat(if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 });
+    for (x, out) in x.as_chunks::<2>().0.iter().zip(out) {
+        let low = s.to_i32(s.mul(s.load(&x[0]), inverse));
+        let high = s.shl_i32(s.to_i32(s.mul(s.load(&x[1]), inverse)), 16);
+        s.store_i32(s.or(s.and(low, s.splat_i32(0xffff)), high), out);
+    }
+    scale
+}
+
+/// Lays `T` tokens side by side in fixed point of 14 bits: for each 32 columns sixteen words of all, and their scales.
+pub(crate) struct ShortColumns<'a, const T: usize> {
+    /// `[token][cols]`
+    pub x: &'a [f32],
+    pub cols: usize,
+    pub out: &'a mut [i32],
+}
+
+impl<const T: usize> Kernel for ShortColumns<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let ShortColumns { x, cols, out } = self;
+        assert_eq!(x.len(), T * cols, "{T} tokens");
+        let (tokens, rests) = split::<T>(x, cols);
+        for (i, out) in out.as_chunks_mut::<T>().0.chunks_exact_mut(SHORT_WORDS).enumerate() {
+            for (t, (token, rest)) in tokens.iter().zip(&rests.0).enumerate() {
+                let stripe = stripe_at(token, i / 2, rest).as_chunks::<LANES>().0;
+                let mut words = [[0; LANES]];
+                let scale = shorts(s, &stripe[i % 2 * 2..][..2], &mut words);
+                for (word, out) in words[0].iter().zip(&mut *out) {
+                    out[t] = *word;
+                }
+                out[SHORT_WORDS - 1][t] = scale.to_bits().cast_signed();
+            }
+        }
+    }
+}
+
+/// Matrix tiles of pairs of columns: sixteen tokens' words, transposed.
+#[inline(always)]
+fn tiles<S: Simd>(s: S, x: &[f32], cols: usize, out: &mut [i32]) {
     let out = lines_mut(out);
     for half in 0..PAIR_TOKENS / LANES {
         let x = x.get(half * LANES * cols..).unwrap_or_default();
         let (tokens, rests) = split::<LANES>(x, cols);
         for i in 0..stripes(cols) {
-            let mut lines = Aligned([[[[0; STRIPE]; LANES]; PARTS]; STRIPE / GROUP]);
+            let mut lines = Aligned([[[0; STRIPE]; LANES]; STRIPE / GROUP]);
             for (t, (x, rest)) in tokens.iter().zip(&rests.0).enumerate() {
                 let (lanes, _) = stripe_at(x, i, rest).as_chunks::<LANES>();
                 for (g, lines) in lines.0.iter_mut().enumerate() {
-                    let parts = parts::<S, PARTS>(s, s.load(&lanes[2 * g]), s.load(&lanes[2 * g + 1]));
-                    for (words, lines) in parts.iter().zip(lines) {
-                        s.store_bytes(*words, &mut lines[t]);
-                    }
+                    s.store_bytes(s.to_bf16(s.load(&lanes[2 * g]), s.load(&lanes[2 * g + 1])), &mut lines[t]);
                 }
             }
-            for (part, lines) in lines.0.as_flattened().iter().enumerate() {
-                let at = (i * (STRIPE / GROUP) * PARTS + part) * (PAIR_WORDS / LANES) + half * LANES;
+            for (g, lines) in lines.0.iter().enumerate() {
+                let at = (i * (STRIPE / GROUP) + g) * (PAIR_WORDS / LANES) + half * LANES;
                 s.transpose(lines, &mut out[at..at + LANES], 4);
             }
         }

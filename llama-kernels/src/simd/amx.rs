@@ -1,5 +1,6 @@
 //! AMX: the bfloat16 matrix engine, one `tdpbf16ps` for 16 x 16 x 32 products, in prompts' [products](gemm) and
-//! [attention]; and that of [bytes], in prompts of a dozen tokens or two.
+//! [attention]; and that of bytes, one `tdpbssd` for 16 x 16 x 64, in prompts of [a dozen tokens or two](bytes) and with weights
+//! in [half precision](fixed).
 //!
 //! Tiles are state of the thread, by the system's permission, which is asked for once per process. A call
 //! configures them, and a guard releases them when it returns or unwinds. Nothing else uses tiles, and
@@ -20,26 +21,27 @@ use std::sync::OnceLock;
 /// Rows that are multiplied at once: two tiles.
 const ROWS: usize = 2 * LANES;
 
-/// Tiles of bfloat16 and of bytes in the CPU, and a system that lets this process use them; it is asked once.
-pub(super) fn needs() -> [Need; 4] {
-    static FOUND: OnceLock<[bool; 4]> = OnceLock::new();
-    let [tiles, bf16, bytes, system] = *FOUND.get_or_init(|| {
+/// Tiles of bfloat16 and of bytes in the CPU, its arithmetic in half precision, and a system that lets this process use them; it is asked once.
+pub(super) fn needs() -> [Need; 5] {
+    static FOUND: OnceLock<[bool; 5]> = OnceLock::new();
+    let [tiles, bf16, bytes, halves, system] = *FOUND.get_or_init(|| {
         const TILE_STATE: u32 = 0b11 << 17;
         if !is_x86_feature_detected!("xsave") || __cpuid(0).eax < 7 {
-            return [false; 4];
+            return [false; 5];
         }
         let features = __cpuid_count(7, 0).edx;
-        let [bf16, tiles, bytes] = [22, 24, 25].map(|bit| features >> bit & 1 == 1);
+        let [bf16, tiles, bytes, halves] = [22, 24, 25, 23].map(|bit| features >> bit & 1 == 1);
         let state: u32;
         // SAFETY: the CPU has XSAVE, enabled by the system, as was just checked; XCR0 is read.
         unsafe { asm!("xgetbv", in("ecx") 0, out("eax") state, out("edx") _, options(nostack, nomem)) }
         let enabled = state & TILE_STATE == TILE_STATE;
-        [tiles, bf16, bytes, bf16 && tiles && bytes && enabled && permitted()]
+        [tiles, bf16, bytes, halves, bf16 && tiles && bytes && halves && enabled && permitted()]
     });
     [
         Need { name: "amx-tile", found: tiles },
         Need { name: "amx-bf16", found: bf16 },
         Need { name: "amx-int8", found: bytes },
+        Need { name: "avx512fp16", found: halves },
         Need { name: "the system's permission to use tiles", found: system },
     ]
 }
@@ -117,6 +119,14 @@ macro_rules! rest {
     };
 }
 
+/// Two instructions that work on tiles, each followed by some that do nothing.
+macro_rules! pair {
+    ($a:ident, $b:ident, $first:literal, $second:literal) => {
+        asm!("/* {a} {b} {s} */", $first, rest!(), $second, rest!(), a = in(reg) $a, b = in(reg) $b, s = in(reg) 64usize,
+             options(nostack, readonly))
+    };
+}
+
 /// Evaluates intrinsics, where an `Avx512`, of AMX for bfloat16, is the proof.
 macro_rules! amx {
     ($($body:tt)*) => {
@@ -127,12 +137,14 @@ macro_rules! amx {
 
 mod attention;
 mod bytes;
+mod fixed;
 mod gemm;
 mod unpacking;
 
 pub(super) use attention::attend;
 pub(super) use bytes::{TOKENS, gemm as gemm_bytes};
-pub(super) use gemm::{gemm_float, gemm_integer, multiply};
+pub(super) use fixed::gemm as gemm_f16;
+pub(super) use gemm::{gemm_bf16, gemm_integer, multiply};
 
 /// Transposes results, each sixteen rows by sixteen tokens.
 #[inline(always)]

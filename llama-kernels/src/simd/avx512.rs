@@ -46,9 +46,9 @@ macro_rules! avx512 {
 }
 
 /// So many tokens and more are multiplied by matrix tiles of bfloat16, where there are any: for fewer, unpacking weights to it is
-/// too much. BF16 alone always is: beside multiply-adds, with 9, 12, 16 and 20 tokens 1.19, 1.40, 1.86 and 1.79. F16 alone, split
-/// into two numbers, is from 17 on: with 9, 12, 14, 16, 20, 24 and 32 0.62, 0.84, 0.98, 1.00, 1.2, 1.1 and 1.8, with 64 and 512 2.4
-/// and 2.5 (two cores of an Emerald Rapids, 2048 x 2048).
+/// too much. BF16 alone always is: beside multiply-adds, with 9, 12, 16 and 20 tokens 1.19, 1.40, 1.86 and 1.79. F16 alone is multiplied
+/// in fixed point from 12 on: with 9 to 11 tokens 0.92 to 1.10, with 12 1.03 to 1.11, with 16 1.44 to 1.53 (two cores of an Emerald
+/// Rapids, 2048 x 2048 and 2048 x 5632).
 const MATRIX_TILES_FROM: usize = 33;
 
 /// So many tokens times integers go through matrix tiles of bytes, which they fill well: others, of as many as that or fewer,
@@ -164,7 +164,7 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         }
     }
     const BF16: bool = LEVEL >= BF16;
-    const SPLIT_FROM: usize = if LEVEL == AMX { 17 } else { usize::MAX };
+    const FIXED_FROM: usize = if LEVEL == AMX { 12 } else { usize::MAX };
 
     fn needs() -> Vec<Need> {
         let mut needs =
@@ -301,7 +301,8 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
         match LEVEL {
             BF16 if job.acts.tokens < Self::PAIR_PANELS_FROM => bf16::gemm(Avx512(()), job),
             BF16 => floats::product::<Avx512<BF16>, floats::Pairs, 2>(Avx512(()), job),
-            _ => amx::gemm_float::<B>(Avx512(()), job),
+            _ if B::BF16 => amx::gemm_bf16::<B>(Avx512(()), job),
+            _ => amx::gemm_f16::<B>(Avx512(()), job),
         }
     }
 
@@ -437,6 +438,14 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             let b = _mm512_srli_epi32::<16>(_mm512_add_epi32(b, _mm512_add_epi32(bias, b_odd)));
             join!(_mm512_cvtepi32_epi16(a), _mm512_cvtepi32_epi16(b))
         }
+    }
+
+    #[inline(always)]
+    fn dot_shorts(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        if LEVEL < VNNI {
+            return avx512! { _mm512_add_epi32(acc, _mm512_madd_epi16(a, b)) };
+        }
+        avx512! { _mm512_dpwssd_epi32(acc, a, b) }
     }
 
     #[inline(always)]
@@ -895,6 +904,10 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     // One Zen 5 core, 4096 x 4096, in turns: with 64, 128 and 512 tokens F16's panels make it 1.0 to 1.02, 1.07 and 1.15
     // times as fast (two cores with 64: 0.93), F32's 1.26, 1.38 and 1.49 times.
     const PANELS_FROM: usize = 128;
+
+    // Two cores of an Emerald Rapids, 2048 x 2048, F16 and BF16 in turns with multiply-adds: with 20, 32, 48, 64 and 128 tokens 0.8,
+    // 1.0, 1.2, 1.3 to 1.5 and 1.45 to 1.55 times as fast, with 512 1.65 to 1.75.
+    const SHORTS_FROM: usize = if matches!(LEVEL, VNNI | BF16) { 48 } else { usize::MAX };
 
     // One Zen 4 core, in turns: with 128 tokens panels of pairs make it 0.91 to 1.04 times as fast, with 512 1.01 to 1.09
     // (two cores 1.14).

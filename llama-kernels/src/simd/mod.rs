@@ -42,7 +42,8 @@ pub use scalar::Scalar;
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes, SixBitHead};
 use crate::ops::pack::{Coming, Integers};
-use crate::ops::{attention, dots, floats, gemm, gemv};
+use crate::ops::quantize::SHORT_WORDS;
+use crate::ops::{attention, dots, floats, gemm, gemv, shorts};
 
 /// Lanes of [`Simd::F`].
 pub const LANES: usize = 16;
@@ -205,6 +206,12 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn dot_bf16(self, acc: Self::F, a: Self::I, b: Self::I) -> Self::F {
         dots::pairs_by_floats(self, acc, a, b)
+    }
+
+    /// `acc` plus, in each lane, the products of two 16-bit integers.
+    #[inline(always)]
+    fn dot_shorts(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        plain::dot_shorts(self, acc, a, b)
     }
 
     // Sixteen 32-bit integers.
@@ -482,8 +489,22 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         floats::panel::<Self, W, P, T>(self, panels, x, c);
     }
 
+    /// Adds to `sums` the products of a group of 32 columns of `P` panels with `T` tokens, in fixed point of 14 bits.
+    #[inline(always)]
+    fn add_shorts<const P: usize, const T: usize>(
+        self,
+        sums: &mut [[Self::F; T]; P],
+        lines: [&[[u8; STRIPE]; LANES]; P],
+        x: &[[i32; T]; SHORT_WORDS],
+    ) {
+        shorts::add(self, sums, lines, x);
+    }
+
     /// How many tokens it takes for products of floats to go through panels.
     const PANELS_FROM: usize = usize::MAX;
+
+    /// The same for weights of two bytes in fixed point.
+    const SHORTS_FROM: usize = usize::MAX;
 
     /// The same for products of bfloat16 weights with activations rounded to it.
     const PAIR_PANELS_FROM: usize = usize::MAX;
@@ -544,11 +565,11 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The engine for float formats.
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>);
 
-    /// How many tokens it takes for those of half-precision weights to be multiplied so, each operand split into two numbers.
-    const SPLIT_FROM: usize = usize::MAX;
+    /// How many tokens it takes for those of half-precision weights to be multiplied in fixed point.
+    const FIXED_FROM: usize = usize::MAX;
 
-    /// The engine for weights and activations in bfloat16. Not called for formats that
-    /// [`BF16`](Self::BF16) and [`SPLIT_FROM`](Self::SPLIT_FROM) do not speak of.
+    /// The engine for weights and activations in bfloat16, or of half precision in fixed point. Not called for formats that
+    /// [`BF16`](Self::BF16) and [`FIXED_FROM`](Self::FIXED_FROM) do not speak of.
     #[inline(always)]
     fn gemm_pairs<B: FloatBlock>(self, _job: gemm::Job<'_>) {}
 

@@ -107,3 +107,17 @@ pub(super) fn twice<S: Simd>(s: S, a: S::H) -> S::F {
     s.store8(a, &mut lanes);
     s.load(&from_fn(|i| lanes[i / 4 + i % 4 / 2 * 4]))
 }
+
+/// [`Simd::dot_shorts`] lane by lane.
+pub(super) fn dot_shorts<S: Simd>(s: S, acc: S::I, a: S::I, b: S::I) -> S::I {
+    let [mut acc, a, b] = [acc, a, b].map(|words| {
+        let mut lanes = [0; LANES];
+        s.store_i32(words, &mut lanes);
+        lanes
+    });
+    for (acc, (a, b)) in acc.iter_mut().zip(a.into_iter().zip(b)) {
+        let product = |shift: u32| i32::from((a >> shift) as i16) * i32::from((b >> shift) as i16);
+        *acc = acc.wrapping_add(product(0)).wrapping_add(product(16));
+    }
+    s.load_i32(&acc)
+}

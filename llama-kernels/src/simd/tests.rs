@@ -116,6 +116,10 @@ impl Kernel for All {
                 let i = |q: usize| s.to_f32(s.widen_i8(&quarter[q]));
                 float(s.dot_bf16(s.splat(3.0), s.to_bf16(i(0), i(1)), s.to_bf16(i(2), i(3))))
             }),
+            ("dot_shorts", {
+                let [a, b] = [s.load_bytes(&w), s.load_bytes(&from_fn(|i| w[(5 * i + 1) % STRIPE]))];
+                int(s.dot_shorts(s.splat_i32(7), a, b))
+            }),
             ("quarters", int(s.quarters([&quarter[0], &quarter[3], &quarter[1], &quarter[2]]))),
             (
                 "strided 18, last",

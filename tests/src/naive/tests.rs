@@ -151,12 +151,13 @@ fn the_likeliest_come_first() {
 }
 
 #[test]
-fn activations_in_bf16_need_a_bound_of_their_own() {
-    assert!(synthetic(1, Format::F32).in_bf16("amx").is_none());
-    assert!(synthetic(1, Format::F16).in_bf16("avx512bf16").is_none());
-    assert!(synthetic(1, Format::F16).in_bf16("amx").is_some());
+fn rounded_activations_need_a_bound_of_their_own() {
+    assert!(synthetic(1, Format::F32).rounded("amx").is_none());
+    assert!(synthetic(1, Format::F16).rounded("avx512").is_none());
+    assert!(synthetic(1, Format::F16).rounded("amx").is_some());
+    assert!(synthetic(1, Format::F16).rounded("avx512vnni").is_some());
     let model = synthetic(1, Format::BF16);
-    let rounded = model.in_bf16("amx").unwrap();
+    let rounded = model.rounded("amx").unwrap();
     let engine = rounded.logits_with(&PROMPT, Rounding::Nearest);
     let meets = |answers: Vec<Answer>| {
         let met = |(logits, answer): (&Vec<f64>, &Answer)| {

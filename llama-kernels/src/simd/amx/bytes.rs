@@ -105,7 +105,7 @@ pub(in super::super) fn gemm<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'_>) {
     assert!(out.len() >= rows.len().div_ceil(LANES) * padded, "room for every tile of the result");
     let [now, next, ..] = &mut panel.integers;
     let (mut now, mut next) = (now, next);
-    let panels = Panels { w, rows: rows.clone(), height: LANES, columns: k, kc: KC };
+    let panels = Panels::new(w, &rows, [LANES, KC], acts.tokens);
     let tiles = Tiles::of_bytes(s, Of::<B>::LEN);
     let mut coming = Coming::<B>::of(&panels, 0);
     coming.rest(s, now);
@@ -153,7 +153,7 @@ impl<'a, B: IntegerBlock> Coming<'a, B> {
         let rows = panels.unpacking::<Bytes<B>>(i);
         let columns = (panels.place(i).1 + KC) * GROUP;
         let whole =
-            rows.left() == LANES && (columns <= panels.columns || panels.columns.is_multiple_of(STRIPE));
+            rows.left() == LANES && (columns <= panels.columns() || panels.columns().is_multiple_of(STRIPE));
         let in_place = B::BYTES_AT.filter(|_| whole && B::LEN == GROUP);
         Coming { rows, in_place, block: PhantomData }
     }

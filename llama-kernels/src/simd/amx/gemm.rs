@@ -7,16 +7,13 @@
 //!
 //! ```text
 //! for each block of 128 rows:                        (dealt out to workers by `cpu`)
-//!   for each block of KC columns:                    (B's part stays in the second-level cache)
+//!   for each block of KC columns:                    (B's part stays in the second-level cache; where all of it does, within rows)
 //!     for each panel of 32 rows: unpacked into 32 KiB, while the tiles work on the panel before
 //!       for each 32 tokens: 2 x 2 tiles of C += A x B
 //! ```
 //!
-//! Weights that are bfloat16 are tiles as they lie in the file. Those in half precision are split into two such numbers, which is
-//! exact, and so are the activations that they are multiplied with, to a relative error of 2^-16; of the four products three are
-//! made, all but the least: 20 tile instructions in place of 8, and an error below 2^-13 of each product's size. Rounded to
-//! bfloat16, they made a small model, stories260K, diverge from exact probabilities twenty times as far as multiply-adds do; so
-//! they do not (PERFORMANCE.md). F32 stays with the float engine.
+//! Weights that are bfloat16 are tiles as they lie in the file. Those in half precision are multiplied [in fixed
+//! point](super::fixed), F32 stays with the float engine.
 //!
 //! C lives in the output between blocks of columns and is reloaded as the initial accumulator, so that
 //! the size of a block does not change a bit of the result. Results stay as the tiles have them, sixteen rows by sixteen
@@ -49,26 +46,17 @@ use crate::acts::{GROUP, PAIR_WORDS};
 use crate::buffer::Aligned;
 use crate::format::{FloatBlock, Grouping, IntegerBlock, Lanes, Less, Of, Subtrahend};
 use crate::ops::gemm::Job;
-use crate::ops::quantize::parts;
 use core::arch::asm;
 use core::arch::x86_64::*;
 use std::marker::PhantomData;
 
-/// Groups of 32 columns in a block, half as many where operands are in two parts: 512 columns of 512 tokens are 512 KiB of B.
+/// Groups of 32 columns in a block: 512 columns of 512 tokens are 512 KiB of B.
 const KC: usize = 16;
-/// Lines of a panel: for each 32 columns one of each row, or one of each row's first part, then those of the second parts.
+/// Lines of a panel: for each 32 columns one of each row.
 type Lines = [[u8; STRIPE]];
-
-/// How weights are multiplied.
-trait Engine: Unpack<Panel = Lines> {
-    /// Numbers in bfloat16 that each weight, and each activation, is split into.
-    const PARTS: usize = 1;
-}
 
 /// Blocks of an integer format.
 struct Integers<B>(PhantomData<B>);
-
-impl<B: IntegerBlock> Engine for Integers<B> {}
 
 impl<B: IntegerBlock> Unpack for Integers<B> {
     const SPAN_BYTES: usize = SPAN / B::LEN * size_of::<B>();
@@ -80,30 +68,18 @@ impl<B: IntegerBlock> Unpack for Integers<B> {
     }
 }
 
-/// Numbers that are bfloat16 already, or that are split into two of these, exactly.
+/// Numbers that are bfloat16 already.
 struct Floats<B>(PhantomData<B>);
-
-impl<B: FloatBlock> Engine for Floats<B> {
-    const PARTS: usize = if B::BF16 { 1 } else { 2 };
-}
 
 impl<B: FloatBlock> Unpack for Floats<B> {
     const SPAN_BYTES: usize = SPAN * size_of::<B>();
     type Panel = Lines;
 
     #[inline(always)]
-    fn unpack(s: Avx512<AMX>, span: &[u8], row: usize, at: usize, panel: &mut Lines) {
-        let groups = B::cast(span).as_chunks::<GROUP>().0;
-        let lines = panel[at * (SPAN / GROUP) * Self::PARTS * ROWS..].chunks_exact_mut(Self::PARTS * ROWS);
-        for (group, lines) in groups.iter().zip(lines) {
-            if B::BF16 {
-                lines[row].copy_from_slice(B::bytes(group));
-            } else {
-                let [a, b] = group.as_chunks().0 else { unreachable!("two halves") };
-                let [upper, lower] = parts(s, B::widen(s, a), B::widen(s, b));
-                s.store_bytes(upper, &mut lines[row]);
-                s.store_bytes(lower, &mut lines[ROWS + row]);
-            }
+    fn unpack(_: Avx512<AMX>, span: &[u8], row: usize, at: usize, panel: &mut Lines) {
+        let lines = panel[at * (SPAN / GROUP) * ROWS + row..].iter_mut().step_by(ROWS);
+        for (group, line) in B::cast(span).as_chunks::<GROUP>().0.iter().zip(lines) {
+            line.copy_from_slice(B::bytes(group));
         }
     }
 }
@@ -234,14 +210,6 @@ fn floats<B: IntegerBlock>(_: Avx512<AMX>, q: &[u8; LANES]) -> __m512 {
     }
 }
 
-/// Two instructions that work on tiles, each followed by some that do nothing.
-macro_rules! pair {
-    ($a:ident, $b:ident, $first:literal, $second:literal) => {
-        asm!("/* {a} {b} {s} */", $first, rest!(), $second, rest!(), a = in(reg) $a, b = in(reg) $b, s = in(reg) 64usize,
-             options(nostack, readonly))
-    };
-}
-
 /// Does each pair of instructions, and something after it.
 macro_rules! each_pair {
     ($panel:ident . $pair:ident ($b:expr, $step:expr), $after:expr, [$($i:literal),*]) => {
@@ -258,14 +226,14 @@ pub(in super::super) fn gemm_integer<B: IntegerBlock>(s: Avx512<AMX>, job: Job<'
     gemm::<Integers<B>>(s, job);
 }
 
-/// The bfloat16 engine for matrices of floats.
+/// The bfloat16 engine for matrices that are bfloat16.
 #[inline(always)]
-pub(in super::super) fn gemm_float<B: FloatBlock>(s: Avx512<AMX>, job: Job<'_>) {
+pub(in super::super) fn gemm_bf16<B: FloatBlock>(s: Avx512<AMX>, job: Job<'_>) {
     gemm::<Floats<B>>(s, job);
 }
 
 #[inline(always)]
-fn gemm<W: Engine>(s: Avx512<AMX>, job: Job<'_>) {
+fn gemm<W: Unpack<Panel = Lines>>(s: Avx512<AMX>, job: Job<'_>) {
     let Job { w, rows, acts, out, panel, .. } = job;
     let (k, tokens) = (acts.cols, acts.tokens);
     assert_eq!(w.cols(), k, "columns of the matrix, features of the activations");
@@ -274,45 +242,25 @@ fn gemm<W: Engine>(s: Avx512<AMX>, job: Job<'_>) {
     assert!(out.len() >= rows.len().div_ceil(LANES) * padded, "room for every tile of the result");
     let [now, next] = &mut panel.pairs;
     let (mut now, mut next) = (&mut now[..], &mut next[..]);
-    let kc = KC / W::PARTS;
-    let panels = Panels { w, rows: rows.clone(), height: ROWS, columns: k, kc };
+    let panels = Panels::new(w, &rows, [ROWS, KC], tokens);
     let tiles = Tiles::configure(s);
     panels.unpacking::<W>(0).rest::<W>(s, now);
     for i in 0..panels.len() {
         let (first, start) = panels.place(i);
-        let (n, mut coming) = (kc.min(groups - start), panels.unpacking::<W>(i + 1));
+        let n = KC.min(groups - start);
         let panel = Block { a: now, start, n, upper: first + LANES < rows.end };
-        // Of instructions, in a step.
-        let pairs = if W::PARTS == 1 { 4 } else { 10 };
         let c = &mut out[(first - rows.start) / LANES * padded..];
-        let (mut debt, work, all) = (0, coming.spans::<W>(), padded / ROWS * n * pairs);
-        // The next panel is unpacked evenly among the products.
-        macro_rules! unpack {
-            () => {
-                debt += work;
-                while debt >= all && coming.left() > 0 {
-                    debt -= all;
-                    coming.step::<W>(s, next);
-                }
-            };
-        }
+        let mut coming = panels.unpacking::<W>(i + 1).among(padded / ROWS * n * 4);
         for tile in 0..padded / ROWS {
             let wide = tokens > tile * ROWS + LANES;
-            let b = if W::PARTS == 1 { acts.pairs(tile) } else { acts.split(tile) };
-            let b = &b[start * W::PARTS * PAIR_WORDS..][..n * W::PARTS * PAIR_WORDS];
+            let b = &acts.pairs(tile)[start * PAIR_WORDS..][..n * PAIR_WORDS];
             panel.load(c, tile, padded, wide);
             for step in 0..n {
-                if W::PARTS == 2 && wide {
-                    each_pair!(panel.split(b, step), unpack!(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
-                } else if W::PARTS == 2 {
-                    each_pair!(panel.narrow_split(b, step), unpack!(), [0, 1, 2]);
-                    debt += 7 * work;
-                } else if wide {
-                    each_pair!(panel.whole(b, step), unpack!(), [0, 1, 2, 3]);
+                if wide {
+                    each_pair!(panel.whole(b, step), coming.after::<W>(s, 1, next), [0, 1, 2, 3]);
                 } else {
                     panel.narrow(b, step);
-                    debt += 3 * work;
-                    unpack!();
+                    coming.after::<W>(s, 4, next);
                 }
             }
             panel.store(c, tile, padded, wide);
@@ -397,11 +345,11 @@ impl Block<'_> {
         }
     }
 
-    /// The tiles of A and of B for a step, in so many parts: two of each.
+    /// The tiles of A and of B for a step: two of each.
     #[inline(always)]
-    fn operands(&self, b: &[i32], step: usize, parts: usize) -> [*const u8; 2] {
-        let a = self.a[step * parts * ROWS..][..parts * ROWS].as_ptr();
-        let b = b[step * parts * PAIR_WORDS..][..parts * PAIR_WORDS].as_ptr();
+    fn operands(&self, b: &[i32], step: usize) -> [*const u8; 2] {
+        let a = self.a[step * ROWS..][..ROWS].as_ptr();
+        let b = b[step * PAIR_WORDS..][..PAIR_WORDS].as_ptr();
         [a.cast(), b.cast()]
     }
 
@@ -409,7 +357,7 @@ impl Block<'_> {
     #[inline(always)]
     #[rustfmt::skip]
     fn whole<const I: usize>(&self, b: &[i32], step: usize) {
-        let [a, b] = self.operands(b, step, 1);
+        let [a, b] = self.operands(b, step);
         // SAFETY: both slices were checked to hold two tiles, 2 KiB; the tiles are configured.
         unsafe {
             match I {
@@ -424,58 +372,12 @@ impl Block<'_> {
     /// The products of two tiles of A and one of B.
     #[inline(always)]
     fn narrow(&self, b: &[i32], step: usize) {
-        let [a, b] = self.operands(b, step, 1);
+        let [a, b] = self.operands(b, step);
         // SAFETY: as in `whole`.
         unsafe {
             pair!(a, b, "tileloadd tmm6, [{b} + {s}]", "tileloadd tmm4, [{a} + {s}]");
             pair!(a, b, "tdpbf16ps tmm0, tmm4, tmm6", "tileloadd tmm5, [{a} + {s} + 1024]");
             pair!(a, b, "tdpbf16ps tmm2, tmm5, tmm6", "");
-        }
-    }
-
-    /// Those of operands in two parts, but of both second parts: a pair of instructions.
-    #[inline(always)]
-    #[rustfmt::skip]
-    fn split<const I: usize>(&self, b: &[i32], step: usize) {
-        let [a, b] = self.operands(b, step, 2);
-        // SAFETY: both slices were checked to hold four tiles, 4 KiB; the tiles are configured.
-        unsafe {
-            match I {
-                0 => pair!(a, b, "tileloadd tmm6, [{b} + {s}]", "tileloadd tmm4, [{a} + {s} + 2048]"),
-                1 => pair!(a, b, "tileloadd tmm7, [{b} + {s} + 1024]", "tdpbf16ps tmm0, tmm4, tmm6"),
-                2 => pair!(a, b, "tileloadd tmm5, [{a} + {s} + 3072]", "tdpbf16ps tmm1, tmm4, tmm7"),
-                3 => pair!(a, b, "tileloadd tmm4, [{a} + {s}]", "tdpbf16ps tmm2, tmm5, tmm6"),
-                4 => pair!(a, b, "tdpbf16ps tmm3, tmm5, tmm7", "tileloadd tmm5, [{a} + {s} + 1024]"),
-                5 => pair!(a, b, "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7"),
-                6 => pair!(a, b, "tdpbf16ps tmm2, tmm5, tmm6", "tileloadd tmm6, [{b} + {s} + 2048]"),
-                7 => pair!(a, b, "tdpbf16ps tmm3, tmm5, tmm7", "tileloadd tmm7, [{b} + {s} + 3072]"),
-                8 => pair!(a, b, "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7"),
-                _ => pair!(a, b, "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7"),
-            }
-        }
-    }
-
-    /// The same with one tile of B: a third of it.
-    #[inline(always)]
-    #[rustfmt::skip]
-    fn narrow_split<const I: usize>(&self, b: &[i32], step: usize) {
-        let [a, b] = self.operands(b, step, 2);
-        // SAFETY: as in `split`.
-        unsafe {
-            match I {
-                0 => {
-                    pair!(a, b, "tileloadd tmm6, [{b} + {s}]", "tileloadd tmm4, [{a} + {s} + 2048]");
-                    pair!(a, b, "tileloadd tmm5, [{a} + {s} + 3072]", "tdpbf16ps tmm0, tmm4, tmm6");
-                }
-                1 => {
-                    pair!(a, b, "tileloadd tmm4, [{a} + {s}]", "tdpbf16ps tmm2, tmm5, tmm6");
-                    pair!(a, b, "tileloadd tmm5, [{a} + {s} + 1024]", "tdpbf16ps tmm0, tmm4, tmm6");
-                }
-                _ => {
-                    pair!(a, b, "tdpbf16ps tmm2, tmm5, tmm6", "tileloadd tmm6, [{b} + {s} + 2048]");
-                    pair!(a, b, "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm2, tmm5, tmm6");
-                }
-            }
         }
     }
 
