@@ -504,13 +504,44 @@ fn products_of_any_bytes_agree() {
             }
         }
         let w = matrix(format, rows, cols, &bytes);
-        for tokens in [1, 2, 4, 9, 33] {
+        for tokens in [1, 2, 4, 9, 33, 48] {
             let x = data.outliers(tokens * cols);
             let answer = Product::new(&w, &x, tokens);
             let what = format!("{format} of random bytes, {tokens} tokens");
             answer.check(&unwritten(tokens * rows), &what, |ops, out| ops.matmul(out, &[w], &x));
         }
     });
+}
+
+/// Whatever is rounded, with however many tokens.
+#[test]
+fn what_is_no_finite_number_stays_none() {
+    let (rows, cols, wrong) = (35, 300, 7);
+    for (format, tokens) in [Format::F32, Format::F16, Format::BF16]
+        .into_iter()
+        .flat_map(|format| [1, 5, 12, 40, 64].map(|tokens| (format, tokens)))
+    {
+        for value in [f32::NAN, f32::INFINITY] {
+            let mut data = Data::new(10);
+            let (mut weights, mut x) = (data.values(rows * cols), data.values(tokens * cols));
+            weights[wrong * cols + 250] = value;
+            x[(tokens - 1) * cols + 3] = value;
+            let bytes = encode(format, &weights);
+            for [cpu, _] in &*CPUS {
+                let mut out = vec![0.0; tokens * rows];
+                cpu.region(false, |ops| ops.matmul(&mut out, &[matrix(format, rows, cols, &bytes)], &x));
+                for (i, found) in out.iter().enumerate() {
+                    let none = i % rows == wrong || i / rows + 1 == tokens;
+                    assert_eq!(
+                        found.is_finite(),
+                        !none,
+                        "{format}, {value}, {tokens} tokens, {}, {i}",
+                        cpu.isa()
+                    );
+                }
+            }
+        }
+    }
 }
 
 #[test]
