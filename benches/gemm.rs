@@ -1,7 +1,7 @@
 //! 512 tokens through a 4096 x 4096 matrix: the work of a prompt.
 
 use llama_benches::{Figure, PROBE, check, cpus, criterion, label, measure, product, repeat, weights};
-use llama_kernels::limits::{float_peak, integer_peak, tile_peak};
+use llama_kernels::limits::{fixed_peak, float_peak, integer_peak, pair_peak, tile_peak};
 use llama_kernels::{Format, Matrix, default_threads};
 use llama_tests::close::Activations;
 use llama_tests::shapes::Data;
@@ -26,16 +26,17 @@ fn main() {
                 check(|rows| product(cpu.isa(), w, rows, &x), &y, ROWS);
 
                 let (isa, threads) = (cpu.isa(), cpu.threads());
-                let rounds = Activations::on(isa, format, tokens, false).rounds_floats();
-                let (peak, limit) = match format.is_integer() {
-                    // They are in no kernel's vocabulary.
-                    _ if rounds && tile_peak(isa, threads, PROBE).is_none() => {
-                        (None, "dot products of two-byte numbers")
+                let (peak, limit) = match Activations::on(isa, format, tokens, false) {
+                    Activations::Float => (float_peak(isa, threads, PROBE), "the ISA's multiply-adds"),
+                    Activations::Fixed | Activations::Shorts => {
+                        (fixed_peak(isa, threads, PROBE), "the ISA's engine in fixed point")
                     }
-                    false if !rounds => (float_peak(isa, threads, PROBE), "the ISA's multiply-adds"),
-                    _ => match tile_peak(isa, threads, PROBE) {
+                    Activations::Int8 | Activations::Bf16 => match tile_peak(isa, threads, PROBE) {
                         Some(peak) => (Some(peak), "the ISA's matrix tiles"),
-                        None => (integer_peak(isa, threads, PROBE), "the ISA's integer dot products"),
+                        None if format.is_integer() => {
+                            (integer_peak(isa, threads, PROBE), "the ISA's integer dot products")
+                        }
+                        None => (pair_peak(isa, threads, PROBE), "the ISA's dot products of bfloat16"),
                     },
                 };
                 let figure = Figure::compute(2.0 * (tokens * ROWS * COLS) as f64, peak, limit);

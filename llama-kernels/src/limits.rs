@@ -93,6 +93,12 @@ pub fn pair_peak(isa: &str, threads: usize, time: Duration) -> Option<f64> {
     peak(isa, threads, time, |rounds| Pairs { rounds })
 }
 
+/// Operations per second of an ISA's engine of weights of two bytes in fixed point, on operands in the first-level cache; `None` if
+/// it has none, or this CPU does not have the ISA. (Products of bytes of which a product of weights is made count as one.)
+pub fn fixed_peak(isa: &str, threads: usize, time: Duration) -> Option<f64> {
+    peak(isa, threads, time, |rounds| Fixed { rounds })
+}
+
 /// Cycles of a turn of [`clock`]'s loop on a CPU that multiplies in three, as nearly all of today's do.
 pub const CYCLES_PER_TURN: u32 = 4;
 
@@ -326,6 +332,19 @@ impl Kernel for Pairs {
     }
 }
 
+/// Products in fixed point.
+struct Fixed {
+    rounds: usize,
+}
+
+impl Kernel for Fixed {
+    type Out = f64;
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> f64 {
+        (2 * self.rounds * s.multiply_fixed(self.rounds)) as f64
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,6 +362,8 @@ mod tests {
             }
             assert_eq!(tile_peak(isa, 1, SHORT).is_some(), isa == "amx", "{isa}");
             assert_eq!(pair_peak(isa, 1, SHORT).is_some(), isa == "avx512bf16", "{isa}");
+            let fixed = ["avx512vnni", "avx512bf16", "amx"].contains(&isa);
+            assert_eq!(fixed_peak(isa, 1, SHORT).is_some(), fixed, "{isa}");
         }
         assert!(integer_peak("z80", 1, SHORT).is_none() && tile_peak("z80", 1, SHORT).is_none());
     }

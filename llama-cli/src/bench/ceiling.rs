@@ -29,7 +29,9 @@ pub(super) struct Work {
     integers: [u64; 2],
     /// In floats; attention's too.
     floats: u64,
-    /// In bfloat16, many tokens at a time: few are multiplied in floats.
+    /// In half precision, many tokens at a time: few are multiplied in floats.
+    halves: u64,
+    /// In bfloat16, likewise.
     bf16: u64,
 }
 
@@ -40,9 +42,9 @@ pub(super) struct Cost {
     /// Bytes of a position's keys and values.
     position: u64,
     /// Multiplications of a token in the layers' matrices, by their [`Class`].
-    layers: [u64; 3],
+    layers: [u64; CLASSES],
     /// The same in the output matrix.
-    output: [u64; 3],
+    output: [u64; CLASSES],
     /// Multiplications of a pair of positions in attention.
     pair: u64,
 }
@@ -50,17 +52,18 @@ pub(super) struct Cost {
 impl Cost {
     pub(super) fn new(model: &Model, bytes_per_position: u64) -> Cost {
         let (config, weights) = (model.config(), model.weights());
-        let add = |mut sums: [u64; 3], tensor: &Tensor| {
+        let add = |mut sums: [u64; CLASSES], tensor: &Tensor| {
             let matrix = tensor.matrix();
             sums[Class::of(matrix.format()) as usize] += matrix.rows() as u64 * matrix.cols() as u64;
             sums
         };
-        let layers = weights.layers.iter().flat_map(|layer| layer.matrices_per_token()).fold([0; 3], add);
+        let layers =
+            weights.layers.iter().flat_map(|layer| layer.matrices_per_token()).fold([0; CLASSES], add);
         Cost {
             weights: weights.bytes_per_token() - weights.token_embd.matrix().row_stride() as u64,
             position: bytes_per_position,
             layers,
-            output: add([0; 3], &weights.output),
+            output: add([0; CLASSES], &weights.output),
             pair: (config.n_layers * config.n_heads * (config.head_dim + config.value_dim)) as u64,
         }
     }
@@ -95,13 +98,14 @@ impl Cost {
     fn pass(&self, work: &mut Work, tokens: usize, start: usize) {
         work.bytes += self.weights + self.position * (start + tokens) as u64;
         let many = tokens > Cpu::FEW_TOKENS;
-        let [integers, floats, bf16] = self.layers.map(|macs| tokens as u64 * macs);
+        let [integers, floats, halves, bf16] = self.layers.map(|macs| tokens as u64 * macs);
         work.integers[usize::from(many)] += integers;
+        *(if many { &mut work.halves } else { &mut work.floats }) += halves;
         *(if many { &mut work.bf16 } else { &mut work.floats }) += bf16;
         // One token's logits.
         work.integers[0] += self.output[0];
         let pairs = (tokens * start + tokens * (tokens + 1) / 2) as u64;
-        work.floats += floats + self.output[1] + self.output[2] + pairs * self.pair;
+        work.floats += floats + self.output[1..].iter().sum::<u64>() + pairs * self.pair;
     }
 }
 
@@ -114,6 +118,8 @@ pub(super) struct Ceiling {
     pub(super) tiles: Option<f64>,
     /// Dot products of bfloat16 in vectors.
     pub(super) pairs: Option<f64>,
+    /// Weights of two bytes in fixed point.
+    pub(super) fixed: Option<f64>,
     pub(super) floats: Option<f64>,
 }
 
@@ -122,15 +128,21 @@ pub(super) struct Ceiling {
 pub(super) enum Class {
     Integers,
     Floats,
-    /// Many tokens at a time in bfloat16, where the instruction set has that; else, and few, in floats.
+    /// Many tokens at a time in fixed point, where the instruction set has an engine for that; else, and few, in floats.
+    Halves,
+    /// Many tokens at a time in bfloat16, where the instruction set has that, or in fixed point; else, and few, in floats.
     Bf16,
 }
+
+/// How many there are.
+const CLASSES: usize = 4;
 
 impl Class {
     pub(super) fn of(format: Format) -> Class {
         match format {
             format if format.is_integer() => Class::Integers,
             Format::BF16 => Class::Bf16,
+            Format::F16 => Class::Halves,
             _ => Class::Floats,
         }
     }
@@ -142,8 +154,9 @@ impl Ceiling {
         match class {
             Class::Integers if few_tokens => self.integers,
             Class::Integers => self.tiles.or(self.integers),
-            Class::Bf16 if !few_tokens => self.tiles.or(self.pairs).or(self.floats),
-            Class::Bf16 | Class::Floats => self.floats,
+            Class::Bf16 if !few_tokens => self.tiles.or(self.pairs).or(self.fixed).or(self.floats),
+            Class::Halves if !few_tokens => self.fixed.or(self.floats),
+            Class::Bf16 | Class::Halves | Class::Floats => self.floats,
         }
     }
 
@@ -157,6 +170,7 @@ impl Ceiling {
         let parts = [
             (work.integers[0], self.of_product(Class::Integers, true)),
             (work.integers[1], self.of_product(Class::Integers, false)),
+            (work.halves, self.of_product(Class::Halves, false)),
             (work.bf16, self.of_product(Class::Bf16, false)),
             (work.floats, self.floats),
         ];
@@ -204,6 +218,7 @@ impl<'a> Canary<'a> {
             integers: limits::integer_peak(isa, threads, PEAK),
             tiles: limits::tile_peak(isa, threads, PEAK),
             pairs: limits::pair_peak(isa, threads, PEAK),
+            fixed: limits::fixed_peak(isa, threads, PEAK),
             floats: limits::float_peak(isa, threads, PEAK),
         })
     }
@@ -213,7 +228,8 @@ impl<'a> Canary<'a> {
 mod tests {
     use super::*;
 
-    const COST: Cost = Cost { weights: 1000, position: 10, layers: [50, 5, 4], output: [7, 0, 1], pair: 2 };
+    const COST: Cost =
+        Cost { weights: 1000, position: 10, layers: [50, 5, 3, 4], output: [7, 0, 0, 1], pair: 2 };
 
     #[test]
     fn a_prompt_reads_the_weights_once_a_micro_batch() {
@@ -223,7 +239,8 @@ mod tests {
         // The rest of four tokens goes through other kernels.
         assert_eq!(work.integers, [4 * 50 + 2 * 7, 16 * 50]);
         let pairs = (5..=24).sum::<u64>();
-        assert_eq!((work.floats, work.bf16), (20 * 5 + 4 * 4 + 2 + pairs * 2, 16 * 4));
+        assert_eq!(work.floats, 20 * 5 + 4 * (3 + 4) + 2 + pairs * 2);
+        assert_eq!((work.halves, work.bf16), (16 * 3, 16 * 4));
         // Pieces are cut before micro-batches are.
         assert_eq!(COST.of(test, 10, 16), COST.of(test, 10, 10));
         assert_eq!(COST.of(test, 10, 16).bytes, 2 * 1000 + 10 * (14 + 24));
@@ -234,15 +251,15 @@ mod tests {
         let test = Test { prompt: 0, generated: 3, depth: 0 };
         let work = COST.of(test, 1, 1);
         assert_eq!(work.bytes, 3 * 1000 + 10 * (1 + 2 + 3));
-        assert_eq!((work.integers, work.floats), ([3 * 57, 0], 3 * (5 + 4 + 1) + (1 + 2 + 3) * 2));
-        assert_eq!(work.bf16, 0);
+        assert_eq!((work.integers, work.floats), ([3 * 57, 0], 3 * (5 + 3 + 4 + 1) + (1 + 2 + 3) * 2));
+        assert_eq!((work.halves, work.bf16), (0, 0));
     }
 
     #[test]
     fn shares_are_of_bandwidth_and_peaks() {
-        let work = Work { bytes: 500, integers: [50, 100], floats: 25, bf16: 0 };
+        let work = Work { bytes: 500, integers: [50, 100], floats: 25, ..Work::default() };
         let (integers, floats) = (Some(200.0), Some(100.0));
-        let ceiling = Ceiling { bandwidth: 1000.0, integers, tiles: None, pairs: None, floats };
+        let ceiling = Ceiling { bandwidth: 1000.0, integers, tiles: None, pairs: None, fixed: None, floats };
         assert_eq!(ceiling.mbu(&work, 2.0), Some(0.25));
         assert_eq!(ceiling.mfu(&work, 4.0), Some((100.0 / 200.0 + 200.0 / 200.0 + 50.0 / 100.0) / 4.0));
         let tiles = Ceiling { tiles: Some(400.0), ..ceiling };
@@ -252,22 +269,27 @@ mod tests {
     }
 
     #[test]
-    fn bfloat16_has_a_peak_of_its_own_where_many_tokens_are_multiplied() {
-        let floats =
-            Ceiling { bandwidth: 1.0, integers: None, tiles: None, pairs: None, floats: Some(100.0) };
-        let pairs = Ceiling { pairs: Some(200.0), ..floats };
+    fn numbers_of_two_bytes_have_peaks_of_their_own_where_many_tokens_are_multiplied() {
+        let (integers, floats) = (None, Some(100.0));
+        let floats = Ceiling { bandwidth: 1.0, integers, tiles: None, pairs: None, fixed: None, floats };
+        let fixed = Ceiling { fixed: Some(150.0), ..floats };
+        let pairs = Ceiling { pairs: Some(200.0), ..fixed };
         let tiles = Ceiling { tiles: Some(400.0), ..pairs };
-        let peaks = [floats, pairs, tiles].map(|ceiling| ceiling.of_product(Class::Bf16, false));
-        assert_eq!(peaks, [Some(100.0), Some(200.0), Some(400.0)]);
-        for ceiling in [floats, pairs, tiles] {
-            assert_eq!(ceiling.of_product(Class::Bf16, true), Some(100.0));
-            assert_eq!(ceiling.of_product(Class::Floats, false), Some(100.0));
+        let all = [floats, fixed, pairs, tiles];
+        let peaks = |class| all.map(|ceiling| ceiling.of_product(class, false).unwrap());
+        assert_eq!(peaks(Class::Bf16), [100.0, 150.0, 200.0, 400.0]);
+        assert_eq!(peaks(Class::Halves), [100.0, 150.0, 150.0, 150.0]);
+        assert_eq!(peaks(Class::Floats), [100.0; 4]);
+        for class in [Class::Bf16, Class::Halves, Class::Floats] {
+            assert_eq!(tiles.of_product(class, true), Some(100.0));
         }
         let work = Work { bf16: 100, ..Work::default() };
         assert_eq!((floats.mfu(&work, 2.0), pairs.mfu(&work, 2.0)), (Some(1.0), Some(0.5)));
+        let work = Work { halves: 75, ..Work::default() };
+        assert_eq!((floats.mfu(&work, 1.5), tiles.mfu(&work, 2.0)), (Some(1.0), Some(0.5)));
         assert_eq!(
-            [Format::BF16, Format::F16, Format::Q4_0].map(Class::of),
-            [Class::Bf16, Class::Floats, Class::Integers]
+            [Format::BF16, Format::F16, Format::F32, Format::Q4_0].map(Class::of),
+            [Class::Bf16, Class::Halves, Class::Floats, Class::Integers]
         );
     }
 }

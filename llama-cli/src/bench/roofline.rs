@@ -79,6 +79,9 @@ impl Recorded {
         if ceiling.pairs.is_some() {
             let _ = write!(out, "bfloat16 {} GOP/s, ", giga(ceiling.pairs));
         }
+        if ceiling.fixed.is_some() {
+            let _ = write!(out, "fixed point {} GOP/s, ", giga(ceiling.fixed));
+        }
         let _ = writeln!(out, "floats {} GOP/s\n", giga(ceiling.floats));
         let width = self
             .profile

@@ -157,6 +157,7 @@ fields! {
     "integer_peak" REAL |row| json!(row.ceiling.integers);
     "tile_peak" REAL |row| json!(row.ceiling.tiles);
     "bf16_peak" REAL |row| json!(row.ceiling.pairs);
+    "fixed_peak" REAL |row| json!(row.ceiling.fixed);
     "float_peak" REAL |row| json!(row.ceiling.floats);
     "bytes" INTEGER |row| json!(row.work.bytes);
     "mbu" REAL |row| json!(row.mbu());

@@ -16,6 +16,7 @@ use crate::buffer::Aligned;
 use crate::format::FloatBlock;
 use crate::matrix::Matrix;
 use crate::simd::{LANES, SPAN, STRIPE, Simd};
+use std::hint::black_box;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -94,6 +95,25 @@ impl<B: FloatBlock> Panels for Shorts<B> {
             }
         }
     }
+}
+
+/// Products of panels that stay in the first-level cache, as [`Simd::multiply_fixed`] describes them.
+#[allow(dead_code, reason = "not every architecture multiplies floats so")]
+#[inline(always)]
+pub(crate) fn multiply<S: Simd>(s: S, rounds: usize) -> usize {
+    const PANELS: usize = 2;
+    const TOKENS: usize = 6;
+    let (lines, x) = ([[[1; STRIPE]; LANES]; PANELS], [[1; TOKENS]; SHORT_WORDS]);
+    let mut sums = [[s.splat(0.0); TOKENS]; PANELS];
+    for _ in 0..rounds {
+        s.add_shorts(&mut sums, black_box(&lines).each_ref(), black_box(&x));
+    }
+    let mut out = [0.0; LANES];
+    for &sum in sums.as_flattened() {
+        s.store(sum, &mut out);
+        black_box(&out);
+    }
+    GROUP * LANES * PANELS * TOKENS
 }
 
 /// [`Simd::add_shorts`] in its terms.

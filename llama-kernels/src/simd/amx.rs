@@ -143,7 +143,7 @@ mod unpacking;
 
 pub(super) use attention::attend;
 pub(super) use bytes::{TOKENS, gemm as gemm_bytes};
-pub(super) use fixed::gemm as gemm_f16;
+pub(super) use fixed::{gemm as gemm_f16, multiply as multiply_fixed};
 pub(super) use gemm::{gemm_bf16, gemm_integer, multiply};
 
 /// Transposes results, each sixteen rows by sixteen tokens.

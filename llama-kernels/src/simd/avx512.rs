@@ -20,7 +20,7 @@ use super::{Avx2, Kernel, LANES, Need, STRIPE, Simd, amx, needs, plain, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes, SixBitHead};
 use crate::limits;
-use crate::ops::{attention, dots, floats, gemm, gemv};
+use crate::ops::{attention, dots, floats, gemm, gemv, shorts};
 use core::arch::x86_64::*;
 
 /// The CPU has AVX-512 F, BW, VL and DQ, and what its level adds to them.
@@ -287,6 +287,14 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     #[inline(always)]
     fn multiply_pairs(self, rounds: usize) -> usize {
         if LEVEL == BF16 { bf16::peak(Avx512(()), rounds) } else { 0 }
+    }
+    #[inline(always)]
+    fn multiply_fixed(self, rounds: usize) -> usize {
+        match LEVEL {
+            BASE => 0,
+            AMX => amx::multiply_fixed(Avx512(()), rounds),
+            _ => shorts::multiply(self, rounds),
+        }
     }
     #[inline(always)]
     fn gemm_float<B: FloatBlock>(self, job: gemm::Job<'_>) {

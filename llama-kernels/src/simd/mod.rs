@@ -556,6 +556,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         0
     }
 
+    /// Multiplies numbers in fixed point, as the engine of weights of two bytes does, on operands in the first-level cache, `rounds`
+    /// times, and returns how many multiplications a round has: none where the ISA has no such engine.
+    #[inline(always)]
+    fn multiply_fixed(self, _rounds: usize) -> usize {
+        0
+    }
+
     /// Whether products of bfloat16 weights with many tokens read the activations rounded to bfloat16.
     const BF16: bool = false;
 

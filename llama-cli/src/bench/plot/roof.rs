@@ -68,6 +68,7 @@ impl<'a> Roof<'a> {
             integers: best(|ceiling| ceiling.integers),
             tiles: best(|ceiling| ceiling.tiles),
             pairs: best(|ceiling| ceiling.pairs),
+            fixed: best(|ceiling| ceiling.fixed),
             floats: best(|ceiling| ceiling.floats),
         };
         let plural = if threads == 1 { "" } else { "s" };
@@ -106,8 +107,14 @@ impl<'a> Roof<'a> {
 
     /// The names of the engines, their peaks in GOP/s, the highest first.
     fn peaks(&self) -> Vec<(&'static str, f64)> {
-        let Ceiling { integers, tiles, pairs, floats, .. } = self.ceiling;
-        let all = [("integers", integers), ("tiles", tiles), ("bfloat16", pairs), ("floats", floats)];
+        let Ceiling { integers, tiles, pairs, fixed, floats, .. } = self.ceiling;
+        let all = [
+            ("integers", integers),
+            ("tiles", tiles),
+            ("bfloat16", pairs),
+            ("fixed point", fixed),
+            ("floats", floats),
+        ];
         let mut known: Vec<_> =
             all.into_iter().filter_map(|(name, peak)| Some((name, peak? / 1e9))).collect();
         known.sort_by(|a, b| b.1.total_cmp(&a.1));

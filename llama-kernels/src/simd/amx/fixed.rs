@@ -196,6 +196,31 @@ pub(in super::super) fn gemm<B: FloatBlock>(s: Avx512<AMX>, job: Job<'_>) {
     }
 }
 
+/// Products of tiles that stay in the first-level cache, as [`Simd::multiply_fixed`] describes them.
+#[inline(always)]
+pub(in super::super) fn multiply(s: Avx512<AMX>, rounds: usize) -> usize {
+    /// Spans of a round.
+    const REPEATS: usize = 8;
+    let (a, b) = (vec![[[0; STRIPE]; LINES]], vec![[0; WORDS]; 2]);
+    let mut sums = Aligned([[[[0; LANES]; LANES]; 2]; 2]);
+    let work = Work { a: &a, b: b.first_chunk().expect("32 tokens"), wide: true };
+    let tiles = Tiles::configure(s);
+    for _ in 0..REPEATS * rounds {
+        work.clear();
+        for step in 0..STEPS {
+            work.pair::<0>(step);
+            work.pair::<1>(step);
+            work.pair::<2>(step);
+            work.pair::<3>(step);
+            work.pair::<4>(step);
+            work.pair::<5>(step);
+        }
+        work.store(&mut sums.0);
+    }
+    drop(tiles);
+    REPEATS * LANES * ROWS * SPAN
+}
+
 /// Two tiles of results, whose products are still integers.
 struct Before<'a> {
     /// Whether they are the first of their sums.
