@@ -15,10 +15,11 @@
 //! tokens lie side by side as two matrix tiles per 32 columns, each of sixteen rows of `16 tokens x 2
 //! columns`; in [`Layout::Tiles`], they are token by token, padded with zeros to whole stripes.
 //!
-//! Weights in half precision are multiplied with activations in fixed point ([`Form::Fixed`]): `x = scale * (256 * a + b)`, both
-//! bytes signed, with a power of two as scale for each 256 columns of a token, the smallest with which they fit. Per 256 columns come two times sixteen tokens, each
-//! `{ 4 x { tile of a, tile of b }, 16 scales }`. A tile holds 64 columns of sixteen tokens, four to a word, in the order 0, 32, 1, 33
-//! and so on: the order in which 16-bit lanes of two registers become bytes of one.
+//! Weights in half precision are multiplied with activations in fixed point ([`Form::Fixed`]): `x = scale * (256 * a + b)`,
+//! both bytes signed, with a power of two as scale for each 256 columns of a token, the smallest with which they fit. Per 256
+//! columns come two times sixteen tokens, each `{ 4 x { tile of a, tile of b }, 16 scales }`. A tile holds 64 columns of
+//! sixteen tokens, four to a word, in the order 0, 32, 1, 33 and so on: that in which 16-bit lanes of two registers become
+//! bytes of one.
 //!
 //! Where floats go through panels ([`crate::ops::floats`]), they are read as they are or rounded, but the tokens of a tile
 //! lie side by side, word by word. Others are rounded to fixed point there ([`Form::Shorts`], [`crate::ops::shorts`]).

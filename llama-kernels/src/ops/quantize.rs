@@ -271,21 +271,17 @@ impl Kernel for FixedTile<'_> {
     }
 }
 
-/// Rounds a span of one token to fixed point: of each stripe the first bytes and the second ones. Returns the scale: no
-/// number unless all are.
+/// Rounds a span of one token to fixed point: of each stripe the first bytes and the second ones. Returns the
+/// [scale](Extent::scale).
 #[inline(always)]
 fn fixed<S: Simd>(s: S, x: &[f32], lines: [[&mut [u8; STRIPE]; 2]; SPAN / STRIPE]) -> f32 {
-    let rest = rest(x);
-    let (mut largest, mut none) = (s.splat(0.0), s.splat(0.0));
+    let (rest, mut extent) = (rest(x), Extent::new(s));
     for i in 0..stripes(x.len()) {
         for x in stripe_at(x, i, &rest).as_chunks().0 {
-            let x = s.load(x);
-            largest = s.max(largest, s.abs(x));
-            none = s.fma(x, s.splat(0.0), none);
+            extent.add(s, s.load(x));
         }
     }
-    let scale = power_of_two(s.max_lane(largest) / LARGEST_FIXED) + s.sum(none);
-    let inverse = s.splat(if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 });
+    let (scale, inverse) = extent.scale(s, LARGEST_FIXED);
     for (i, [first, second]) in lines.into_iter().enumerate().take(stripes(x.len())) {
         let mut q = Aligned([[0; LANES]; STRIPE / LANES]);
         for (q, x) in q.0.iter_mut().zip(stripe_at(x, i, &rest).as_chunks().0) {
@@ -303,11 +299,34 @@ fn fixed<S: Simd>(s: S, x: &[f32], lines: [[&mut [u8; STRIPE]; 2]; SPAN / STRIPE
     scale
 }
 
-/// The smallest power of two that is not less than `x`: what is scaled by it is as exact as before, but for what is cut off.
-#[inline(always)]
-fn power_of_two(x: f32) -> f32 {
-    const EXPONENT: u32 = 0x7f80_0000;
-    f32::from_bits((x.to_bits() + 0x7f_ffff) & EXPONENT)
+/// How far numbers reach that are to share a scale in fixed point.
+struct Extent<S: Simd> {
+    largest: S::F,
+    /// Zeros, but where a number is not finite.
+    none: S::F,
+}
+
+impl<S: Simd> Extent<S> {
+    #[inline(always)]
+    fn new(s: S) -> Self {
+        Extent { largest: s.splat(0.0), none: s.splat(0.0) }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, s: S, x: S::F) {
+        self.largest = s.max(self.largest, s.abs(x));
+        self.none = s.fma(x, s.splat(0.0), self.none);
+    }
+
+    /// The smallest power of two with which none is above `most`, so that what needs few bits stays exact; and its inverse. It is no
+    /// number unless all are finite. A subnormal one has no finite inverse: such numbers are zero next to anything else.
+    #[inline(always)]
+    fn scale(self, s: S, most: f32) -> (f32, S::F) {
+        const EXPONENT: u32 = 0x7f80_0000;
+        let exact = s.max_lane(self.largest) / most;
+        let scale = f32::from_bits((exact.to_bits() + 0x7f_ffff) & EXPONENT) + s.sum(self.none);
+        (scale, s.splat(if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 }))
+    }
 }
 
 /// The largest number in 14 bits and a sign less one: products of 32 of them fit 32 bits.
@@ -316,17 +335,14 @@ const LARGEST_SHORT: f32 = 8191.0;
 /// Words of a token for 32 columns in fixed point of 14 bits: two columns each, sixteen apart, and a scale.
 pub(crate) const SHORT_WORDS: usize = GROUP / 2 + 1;
 
-/// Rounds numbers to fixed point of 14 bits: for each 32 of them sixteen words. Returns the scale: no number unless all are.
+/// Rounds numbers to fixed point of 14 bits: for each 32 of them sixteen words. Returns the [scale](Extent::scale).
 #[inline(always)]
 pub(crate) fn shorts<S: Simd, const N: usize>(s: S, x: &[[f32; LANES]], out: &mut [[i32; LANES]; N]) -> f32 {
-    let (mut largest, mut none) = (s.splat(0.0), s.splat(0.0));
+    let mut extent = Extent::new(s);
     for x in x {
-        let x = s.load(x);
-        largest = s.max(largest, s.abs(x));
-        none = s.fma(x, s.splat(0.0), none);
+        extent.add(s, s.load(x));
     }
-    let scale = power_of_two(s.max_lane(largest) / LARGEST_SHORT) + s.sum(none);
-    let inverse = s.splat(if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 });
+    let (scale, inverse) = extent.scale(s, LARGEST_SHORT);
     for (x, out) in x.as_chunks::<2>().0.iter().zip(out) {
         let low = s.to_i32(s.mul(s.load(&x[0]), inverse));
         let high = s.shl_i32(s.to_i32(s.mul(s.load(&x[1]), inverse)), 16);

@@ -1,7 +1,7 @@
 //! Weights of two bytes times many tokens, in fixed point of 14 bits: `vpdpwssd`, two columns a lane.
 //!
-//! Weights are rounded to `scale * q`, q in -8191..=8191, with a power of two as scale for each 256 columns of a row; activations with
-//! one for each 32 columns of a token. So the products of 32 columns fit 32 bits, and are then scaled and added up in `f32`. Rounding
+//! Weights are rounded to `scale * q`, q in -8191..=8191, with a power of two as scale for each 256 columns of a row;
+//! activations with one for each 32 columns of a token. So the products of 32 columns fit 32 bits, and are then scaled and added up in `f32`. Rounding
 //! to half precision, which llama.cpp does with activations, loses more, unless one number of 256 is a hundred times as large as most
 //! (PERFORMANCE.md); and twice as many columns are multiplied at once as in `f32`.
 //!
@@ -103,7 +103,9 @@ impl<B: FloatBlock> Panels for Shorts<B> {
 pub(crate) fn multiply<S: Simd>(s: S, rounds: usize) -> usize {
     const PANELS: usize = 2;
     const TOKENS: usize = 6;
-    let (lines, x) = ([[[1; STRIPE]; LANES]; PANELS], [[1; TOKENS]; SHORT_WORDS]);
+    let (lines, mut x) = ([[[1; STRIPE]; LANES]; PANELS], [[1; TOKENS]; SHORT_WORDS]);
+    // As words, scales of one would be subnormal numbers, with which some CPUs take a hundred times as long.
+    x[SHORT_WORDS - 1] = [1f32.to_bits().cast_signed(); TOKENS];
     let mut sums = [[s.splat(0.0); TOKENS]; PANELS];
     for _ in 0..rounds {
         s.add_shorts(&mut sums, black_box(&lines).each_ref(), black_box(&x));

@@ -21,7 +21,8 @@ use std::sync::OnceLock;
 /// Rows that are multiplied at once: two tiles.
 const ROWS: usize = 2 * LANES;
 
-/// Tiles of bfloat16 and of bytes in the CPU, its arithmetic in half precision, and a system that lets this process use them; it is asked once.
+/// Tiles of bfloat16 and of bytes in the CPU, arithmetic in half precision, and a system that lets this process use them;
+/// it is asked once.
 pub(super) fn needs() -> [Need; 5] {
     static FOUND: OnceLock<[bool; 5]> = OnceLock::new();
     let [tiles, bf16, bytes, halves, system] = *FOUND.get_or_init(|| {
