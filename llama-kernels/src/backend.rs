@@ -305,8 +305,10 @@ impl<B: FloatBlock> Kernel for GemmShorts<'_, B> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        if const { S::SHORTS_FROM < usize::MAX } {
-            floats::product::<S, Shorts<B>, 2>(s, self.0);
+        match const { (S::SHORTS_FROM < usize::MAX, S::REGISTERS) } {
+            (false, _) => {}
+            (true, ..16) => floats::product::<S, Shorts<B>, 1>(s, self.0),
+            _ => floats::product::<S, Shorts<B>, 2>(s, self.0),
         }
     }
 }

@@ -68,8 +68,14 @@ pub fn int8_error(x: &[f32]) -> Vec<f64> {
 /// and one more for second-order terms.
 const QUOTIENT: f64 = 4.0 * U;
 
-/// Tokens from which on AVX512-VNNI multiplies floats of two bytes in fixed point.
-const SHORTS_FROM: usize = 48;
+/// Tokens from which on an instruction set multiplies floats of two bytes in fixed point of 14 bits.
+fn shorts_from(isa: &str, format: Format) -> usize {
+    match (isa, format) {
+        ("avx2", _) => 28,
+        ("avxvnni" | "avx512vnni", _) | ("avx512bf16", Format::F16) => 24,
+        _ => usize::MAX,
+    }
+}
 
 /// What a kernel does to activations before it multiplies them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,7 +110,7 @@ impl Activations {
         Activations::beside(isa, format, &[format], tokens, deterministic)
     }
 
-    /// The same where matrices of all these formats are multiplied at once: matrix tiles take fewer than 33 tokens if all
+    /// The same where matrices of all these formats are multiplied at once: matrix tiles take fewer than 17 tokens if all
     /// weights are such floats, and fewer than 12 if they are all in bfloat16.
     pub fn beside(
         isa: &str,
@@ -122,12 +128,10 @@ impl Activations {
             return own;
         }
         match (isa, format) {
-            ("amx", Format::F16) if tokens > 32 || floats => Activations::Fixed,
-            ("amx", _) if tokens > 32 || floats => Activations::Bf16,
+            ("amx", Format::F16) if tokens > 16 || floats => Activations::Fixed,
+            ("amx", _) if tokens > 16 || floats => Activations::Bf16,
             ("avx512bf16", Format::BF16) => Activations::Bf16,
-            ("avx512vnni" | "avx512bf16", Format::F16 | Format::BF16) if tokens >= SHORTS_FROM => {
-                Activations::Shorts
-            }
+            (_, Format::F16 | Format::BF16) if tokens >= shorts_from(isa, format) => Activations::Shorts,
             _ => own,
         }
     }

@@ -44,15 +44,16 @@
 //! to 1.13. Else weights are asked for while others are unpacked, and memory rests while panels are
 //! multiplied.
 //!
-//! AMX replaces the integer engine by two of its own: for 12 to 16 and 24 to 32 tokens one of bytes (`simd/amx/bytes.rs`),
+//! AMX replaces the integer engine by two of its own: for 12 to 16 tokens one of bytes (`simd/amx/bytes.rs`),
 //! for more one in bfloat16 (`simd/amx/gemm.rs`), which needs no scaling per group: when it was written, a prompt of 512
 //! tokens through a 1.1B model in Q4_0 ran at 135 tokens/s on AVX2, 272 on AVX512-VNNI and 520 on AMX (two cores of an
 //! Emerald Rapids Xeon).
 //!
 //! The float engine unpacks nothing and reads both operands where they lie ([`super::dots`]); on AVX2, many tokens go
 //! through panels ([`super::floats`]). Weights of two bytes go through AMX's engines of bfloat16, or of halves in fixed point. On
-//! AVX512-VNNI, with 48 tokens or more, they are rounded to [fixed point of 14 bits](super::shorts), but on AVX512-BF16 those that are
-//! bfloat16 go through the float engine with a dot product of pairs (`simd/avx512/bf16.rs`); their activations are rounded then.
+//! AVX2 and AVX512-VNNI, with some thirty tokens or more, they are rounded to [fixed point of 14 bits](super::shorts), but on
+//! AVX512-BF16 those that are bfloat16 go through the float engine with a dot product of pairs (`simd/avx512/bf16.rs`); their
+//! activations are rounded then.
 //!
 //! C is reloaded as the initial accumulator of the next block of columns, never added afterwards, so
 //! that the size of a block does not change a bit of the result.

@@ -3,7 +3,7 @@
 
 use crate::acts::{FIXED_WORDS, GROUP, Layout, PAIR_TOKENS, PAIR_WORDS, Span, TILE_WORDS, spans, stripes};
 use crate::buffer::{Aligned, lines_mut};
-use crate::format::{Grouping, Of16, Of32};
+use crate::format::{FloatBlock, FloatKind, Grouping, Of16, Of32};
 use crate::simd::{Kernel, LANES, SPAN, STRIPE, Simd};
 
 /// A stripe of activations as bytes.
@@ -332,21 +332,57 @@ impl<S: Simd> Extent<S> {
 /// The largest number in 14 bits and a sign less one: products of 32 of them fit 32 bits.
 const LARGEST_SHORT: f32 = 8191.0;
 
-/// Words of a token for 32 columns in fixed point of 14 bits: two columns each, sixteen apart, and a scale.
+/// Words of a token for 32 columns in fixed point of 14 bits: two columns each, which ones is the ISA's choice, and a scale.
 pub(crate) const SHORT_WORDS: usize = GROUP / 2 + 1;
 
-/// Rounds numbers to fixed point of 14 bits: for each 32 of them sixteen words. Returns the [scale](Extent::scale).
+/// Sixteen words of 32 numbers in fixed point of 14 bits.
 #[inline(always)]
-pub(crate) fn shorts<S: Simd, const N: usize>(s: S, x: &[[f32; LANES]], out: &mut [[i32; LANES]; N]) -> f32 {
+fn short_words<S: Simd>(s: S, [a, b]: [S::F; 2], inverse: S::F) -> S::I {
+    s.pack_shorts(s.to_i32(s.mul(a, inverse)), s.to_i32(s.mul(b, inverse)))
+}
+
+/// Rounds up to 256 weights of a row to fixed point of 14 bits: the `r`th line of each 32 of them. Returns the
+/// [scale](Extent::scale).
+#[inline(always)]
+pub(crate) fn short_weights<S: Simd, B: FloatBlock>(
+    s: S,
+    weights: &[B],
+    lines: &mut [[[u8; STRIPE]; LANES]],
+    r: usize,
+) -> f32 {
+    let padded;
+    let span = if weights.len() < SPAN {
+        let mut room = [B::zeroed(); SPAN];
+        room[..weights.len()].copy_from_slice(weights);
+        padded = room;
+        &padded
+    } else {
+        weights
+    };
+    let groups = span.as_chunks::<LANES>().0.as_chunks::<2>().0;
     let mut extent = Extent::new(s);
-    for x in x {
-        extent.add(s, s.load(x));
+    match B::KIND {
+        FloatKind::F32 => {
+            for x in groups.as_flattened() {
+                extent.add(s, B::widen(s, x));
+            }
+        }
+        // The largest ones have the largest bits, but for the sign: those that are not finite, too.
+        _ => {
+            let (mut largest, magnitude) = (s.splat_i32(0), s.splat_i32(0x7fff_7fff));
+            for x in B::bytes(span).as_chunks::<STRIPE>().0 {
+                largest = s.max_shorts(largest, s.and(s.load_bytes(x), magnitude));
+            }
+            let mut bytes = Aligned([0; STRIPE]);
+            s.store_bytes(largest, &mut bytes.0);
+            for x in B::cast(&bytes.0).as_chunks().0 {
+                extent.add(s, B::widen(s, x));
+            }
+        }
     }
     let (scale, inverse) = extent.scale(s, LARGEST_SHORT);
-    for (x, out) in x.as_chunks::<2>().0.iter().zip(out) {
-        let low = s.to_i32(s.mul(s.load(&x[0]), inverse));
-        let high = s.shl_i32(s.to_i32(s.mul(s.load(&x[1]), inverse)), 16);
-        s.store_i32(s.or(s.and(low, s.splat_i32(0xffff)), high), out);
+    for ([a, b], lines) in groups.iter().zip(lines) {
+        s.store_bytes(short_words(s, [B::widen(s, a), B::widen(s, b)], inverse), &mut lines[r]);
     }
     scale
 }
@@ -369,9 +405,14 @@ impl<const T: usize> Kernel for ShortColumns<'_, T> {
         for (i, out) in out.as_chunks_mut::<T>().0.chunks_exact_mut(SHORT_WORDS).enumerate() {
             for (t, (token, rest)) in tokens.iter().zip(&rests.0).enumerate() {
                 let stripe = stripe_at(token, i / 2, rest).as_chunks::<LANES>().0;
-                let mut words = [[0; LANES]];
-                let scale = shorts(s, &stripe[i % 2 * 2..][..2], &mut words);
-                for (word, out) in words[0].iter().zip(&mut *out) {
+                let x = [s.load(&stripe[i % 2 * 2]), s.load(&stripe[i % 2 * 2 + 1])];
+                let mut extent = Extent::new(s);
+                extent.add(s, x[0]);
+                extent.add(s, x[1]);
+                let (scale, inverse) = extent.scale(s, LARGEST_SHORT);
+                let mut words = [0; LANES];
+                s.store_i32(short_words(s, x, inverse), &mut words);
+                for (word, out) in words.iter().zip(&mut *out) {
                     out[t] = *word;
                 }
                 out[SHORT_WORDS - 1][t] = scale.to_bits().cast_signed();

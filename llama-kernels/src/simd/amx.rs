@@ -1,5 +1,5 @@
 //! AMX: the bfloat16 matrix engine, one `tdpbf16ps` for 16 x 16 x 32 products, in prompts' [products](gemm) and
-//! [attention]; and that of bytes, one `tdpbssd` for 16 x 16 x 64, in prompts of [a dozen tokens or two](bytes) and with weights
+//! [attention]; and that of bytes, one `tdpbssd` for 16 x 16 x 64, in prompts of [a dozen tokens](bytes) and with weights
 //! in [half precision](fixed).
 //!
 //! Tiles are state of the thread, by the system's permission, which is asked for once per process. A call

@@ -46,18 +46,18 @@ macro_rules! avx512 {
 }
 
 /// So many tokens and more are multiplied by matrix tiles of bfloat16, where there are any: for fewer, unpacking weights to it is
-/// too much. BF16 alone always is: beside multiply-adds, with 9, 12, 16 and 20 tokens 1.19, 1.40, 1.86 and 1.79. F16 alone is multiplied
-/// in fixed point from 12 on: with 9 to 11 tokens 0.92 to 1.10, with 12 1.03 to 1.11, with 16 1.44 to 1.53 (two cores of an Emerald
-/// Rapids, 2048 x 2048 and 2048 x 5632).
-const MATRIX_TILES_FROM: usize = 33;
+/// too much. (Integers, two cores of an Emerald Rapids, 2048 x 4096, in turns, beside tiles of bytes, or AVX512-VNNI's with 17 and 20:
+/// with 12, 16, 17, 20, 24 and 32 tokens Q4_0 0.87, 0.86, 1.21, 1.13, 1.11 and 1.21, Q8_0 0.80, 0.78, 1.14, 1.21, 1.09 and 1.06, Q4_K
+/// 0.94, 0.94, 1.24, 1.28, 1.27 and 1.17, Q6_K 0.90, 0.89, 0.96, 0.95, 1.42 and 1.31; rows of 11008, 24 tokens: 1.01, 1.01, 1.23 and
+/// 1.30.) BF16 alone always is: beside multiply-adds, with 9, 12, 16 and 20 tokens 1.19, 1.40, 1.86 and 1.79. F16 alone is multiplied
+/// in fixed point from 12 on: with 9 to 11 tokens 0.92 to 1.10, with 12 1.03 to 1.11, with 16 1.44 to 1.53 (2048 x 2048 and 2048 x
+/// 5632).
+const MATRIX_TILES_FROM: usize = 17;
 
-/// So many tokens times integers go through matrix tiles of bytes, which they fill well: others, of as many as that or fewer,
-/// through AVX512-VNNI's. (`simd/amx/bytes.rs` has the figures of up to sixteen. There, in turns, 20 tokens by tiles of bytes
-/// beside AVX512-VNNI: Q4_0 and Q8_0 1.03, Q4_K 0.96, Q5_K 0.98, Q6_K 0.83; 24, 32, 48 and 64 beside tiles of bfloat16: Q4_0 1.20,
-/// 1.10, 1.10 and 0.90, Q8_0 1.28, 1.20, 1.03 and 1.00, Q4_K 1.04, 0.92, 0.99 and 0.82, Q5_K 1.30, 1.10, 0.97 and 0.95, Q6_K
-/// 1.03, 1.07, 0.88 and 0.71.)
+/// So many tokens times integers go through a matrix tile of bytes, which they fill well: fewer through AVX512-VNNI's.
+/// (`simd/amx/bytes.rs` has the figures.)
 const fn byte_tiles(tokens: usize) -> bool {
-    matches!(tokens, 12..=16 | 24..=32)
+    matches!(tokens, 12..=16)
 }
 
 mod bf16;
@@ -454,6 +454,14 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
             return avx512! { _mm512_add_epi32(acc, _mm512_madd_epi16(a, b)) };
         }
         avx512! { _mm512_dpwssd_epi32(acc, a, b) }
+    }
+    #[inline(always)]
+    fn pack_shorts(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512! { _mm512_packs_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn max_shorts(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512! { _mm512_max_epu16(a, b) }
     }
 
     #[inline(always)]
@@ -913,9 +921,9 @@ unsafe impl<const LEVEL: u32> Simd for Avx512<LEVEL> {
     // times as fast (two cores with 64: 0.93), F32's 1.26, 1.38 and 1.49 times.
     const PANELS_FROM: usize = 128;
 
-    // Two cores of an Emerald Rapids, 2048 x 2048, F16 and BF16 in turns with multiply-adds: with 20, 32, 48, 64 and 128 tokens 0.8,
-    // 1.0, 1.2, 1.3 to 1.5 and 1.45 to 1.55 times as fast, with 512 1.65 to 1.75.
-    const SHORTS_FROM: usize = if matches!(LEVEL, VNNI | BF16) { 48 } else { usize::MAX };
+    // Two cores of an Emerald Rapids, 2048 x 2048, F16 and BF16 in turns with multiply-adds: with 20, 24, 28, 32 and 40 tokens 0.93,
+    // 1.0 to 1.07, 1.18, 1.22 to 1.25 and 1.38 times as fast, with 512 1.7 to 1.8.
+    const SHORTS_FROM: usize = if matches!(LEVEL, VNNI | BF16) { 24 } else { usize::MAX };
 
     // One Zen 4 core, in turns: with 128 tokens panels of pairs make it 0.91 to 1.04 times as fast, with 512 1.01 to 1.09
     // (two cores 1.14).

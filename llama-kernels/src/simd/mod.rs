@@ -214,6 +214,18 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         plain::dot_shorts(self, acc, a, b)
     }
 
+    /// Two registers of 32-bit integers that fit 16 bits, as such: `a`'s and `b`'s, in the ISA's own order.
+    #[inline(always)]
+    fn pack_shorts(self, a: Self::I, b: Self::I) -> Self::I {
+        self.or(self.and(a, self.splat_i32(0xffff)), self.shl_i32(b, 16))
+    }
+
+    /// The larger ones of unsigned 16-bit lanes.
+    #[inline(always)]
+    fn max_shorts(self, a: Self::I, b: Self::I) -> Self::I {
+        plain::max_shorts(self, a, b)
+    }
+
     // Sixteen 32-bit integers.
 
     /// All sixteen `i32` lanes `x`.

@@ -121,3 +121,15 @@ pub(super) fn dot_shorts<S: Simd>(s: S, acc: S::I, a: S::I, b: S::I) -> S::I {
     }
     s.load_i32(&acc)
 }
+
+/// [`Simd::max_shorts`] lane by lane.
+pub(super) fn max_shorts<S: Simd>(s: S, a: S::I, b: S::I) -> S::I {
+    let mut words = [[0; LANES]; 2];
+    s.store_i32(a, &mut words[0]);
+    s.store_i32(b, &mut words[1]);
+    let max = |a: i32, b: i32, shift: u32| u32::from(((a >> shift) as u16).max((b >> shift) as u16));
+    s.load_i32(&from_fn(|i| {
+        let [a, b] = [words[0][i], words[1][i]];
+        (max(a, b, 0) | max(a, b, 16) << 16).cast_signed()
+    }))
+}

@@ -120,6 +120,14 @@ impl Kernel for All {
                 let [a, b] = [s.load_bytes(&w), s.load_bytes(&from_fn(|i| w[(5 * i + 1) % STRIPE]))];
                 int(s.dot_shorts(s.splat_i32(7), a, b))
             }),
+            ("pack_shorts, sorted", {
+                let small = |q: usize| s.widen_i8(&quarter[q]);
+                let mut words = int(s.pack_shorts(small(0), small(1)));
+                let mut shorts: Vec<u32> = words.drain(..).flat_map(|w| [w & 0xffff, w >> 16]).collect();
+                shorts.sort_unstable();
+                shorts
+            }),
+            ("max_shorts", int(s.max_shorts(iw, ix))),
             ("quarters", int(s.quarters([&quarter[0], &quarter[3], &quarter[1], &quarter[2]]))),
             (
                 "strided 18, last",

@@ -1,4 +1,4 @@
-//! Products with a dozen tokens or two on matrix tiles of bytes.
+//! Products with a dozen tokens on matrix tiles of bytes.
 //!
 //! Weights are the A operand here too, unpacked to signed bytes in the order of the row; activations are B as the integer
 //! engine has them ([`Layout::Tiles`](crate::acts::Layout::Tiles) of sixteen tokens: four columns of each token a word). The

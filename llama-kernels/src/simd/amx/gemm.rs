@@ -141,6 +141,21 @@ impl Factors {
         }
         [a, b]
     }
+
+    /// `q * scale` likewise. (Q8_0 times 48 to 512 tokens: 1.01 to 1.04.)
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn scale(&self, i: usize, q: [__m512; 2]) -> [__m512; 2] {
+        let at = self.scales[i..i + 2].as_ptr();
+        let (a, b): (__m512, __m512);
+        // SAFETY: two floats are read.
+        unsafe {
+            asm!("vmulps {a}, {p}, dword ptr [{at}]{{1to16}}", "vmulps {b}, {q}, dword ptr [{at} + 4]{{1to16}}",
+                 a = out(zmm_reg) a, b = lateout(zmm_reg) b, p = in(zmm_reg) q[0], q = in(zmm_reg) q[1], at = in(reg) at,
+                 options(nostack, readonly, pure, preserves_flags));
+        }
+        [a, b]
+    }
 }
 
 /// Two groups of nibbles: a table of the sixteen values of each, rounded once, and a permutation.
@@ -192,8 +207,7 @@ fn by_product<B: IntegerBlock>(s: Avx512<AMX>, span: &[B], stripe: usize, factor
         let [a, b] = if Less::<B>::MINS || Less::<B>::ZERO.is_some() {
             amx! { factors.apply(at, q) }
         } else {
-            let scales = &factors.scales[at..at + 2];
-            [s.mul(q[0], s.splat(scales[0])), s.mul(q[1], s.splat(scales[1]))]
+            amx! { factors.scale(at, q) }
         };
         groups[half] = s.to_bf16(a, b);
     }
