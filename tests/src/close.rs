@@ -68,12 +68,13 @@ pub fn int8_error(x: &[f32]) -> Vec<f64> {
 /// and one more for second-order terms.
 const QUOTIENT: f64 = 4.0 * U;
 
-/// Tokens from which on an instruction set multiplies floats of two bytes in fixed point of 14 bits.
-fn shorts_from(isa: &str, format: Format) -> usize {
+/// Whether an instruction set multiplies so many tokens with floats of two bytes in fixed point of 14 bits.
+fn in_shorts(isa: &str, format: Format, tokens: usize) -> bool {
     match (isa, format) {
-        ("avx2", _) => 28,
-        ("avxvnni" | "avx512vnni", _) | ("avx512bf16", Format::F16) => 24,
-        _ => usize::MAX,
+        (_, Format::F32) => false,
+        ("avx2", _) => tokens >= 28,
+        ("avxvnni" | "avx512vnni", _) | ("avx512bf16", Format::F16) => tokens >= 24,
+        _ => false,
     }
 }
 
@@ -131,7 +132,7 @@ impl Activations {
             ("amx", Format::F16) if tokens > 16 || floats => Activations::Fixed,
             ("amx", _) if tokens > 16 || floats => Activations::Bf16,
             ("avx512bf16", Format::BF16) => Activations::Bf16,
-            (_, Format::F16 | Format::BF16) if tokens >= shorts_from(isa, format) => Activations::Shorts,
+            (_, Format::F16 | Format::BF16) if in_shorts(isa, format, tokens) => Activations::Shorts,
             _ => own,
         }
     }

@@ -315,7 +315,8 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         if VNNI {
             return both!(_mm256_dpwssd_avx_epi32, acc, a, b);
         }
-        both!(_mm256_add_epi32, acc, both!(_mm256_madd_epi16, a, b))
+        let products = both!(_mm256_madd_epi16, a, b);
+        both!(_mm256_add_epi32, acc, products)
     }
 
     #[inline(always)]
