@@ -26,8 +26,8 @@
 
 use crate::buffer::{Buffer, Zero};
 use crate::format::Format;
+use crate::ops::fixed_point::SHORT_WORDS;
 use crate::ops::pack::PANELS;
-use crate::ops::quantize::SHORT_WORDS;
 use crate::simd::{LANES, SPAN, STRIPE};
 use std::ops::Range;
 

@@ -7,11 +7,12 @@ use crate::acts::{Acts, Form, Layout, Span};
 use crate::format::{FloatBlock, FloatKind, Format, Grouping, IntegerBlock, Of, with_block};
 use crate::matrix::Matrix;
 use crate::ops::attention::{Attend, Merge};
+use crate::ops::fixed_point::FixedTile;
 use crate::ops::floats::Interleave;
 use crate::ops::pack::Panel;
 use crate::ops::place::Place;
 use crate::ops::push::Push;
-use crate::ops::quantize::{FixedTile, PairTile, QuantizeRow, QuantizeTile};
+use crate::ops::quantize::{PairTile, QuantizeRow, QuantizeTile};
 use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::{Pairs, Rope};
 use crate::ops::shift::Shift;
@@ -305,9 +306,11 @@ impl<B: FloatBlock> Kernel for GemmShorts<'_, B> {
     type Out = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        match const { (S::SHORTS_FROM < usize::MAX, S::REGISTERS) } {
-            (false, _) => {}
-            (true, ..16) => floats::product::<S, Shorts<B>, 1>(s, self.0),
+        let some = const { S::SHORTS_FROM < usize::MAX && !matches!(B::KIND, FloatKind::F32) };
+        match const { S::REGISTERS } {
+            _ if !some => {}
+            // One panel where registers are few.
+            ..16 => floats::product::<S, Shorts<B>, 1>(s, self.0),
             _ => floats::product::<S, Shorts<B>, 2>(s, self.0),
         }
     }

@@ -39,9 +39,10 @@
 //! Tried, with no gain (Zen 3): one panel in the first-level cache while sixteen tiles pass, in place of one tile while
 //! four panels pass; a copy of a tile's activations side by side for each block of rows (0.75 to 0.8).
 
+use super::fixed_point::ShortColumns;
 use super::gemm::{Job, sixteens};
 use super::pack::{self, Coming, Integers, PANELS, WORDS};
-use super::quantize::{Columns, ShortColumns};
+use super::quantize::Columns;
 use crate::acts::{Acts, Form, deal, stripes};
 use crate::format::{BF16, FloatBlock};
 use crate::matrix::Matrix;

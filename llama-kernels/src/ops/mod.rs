@@ -3,6 +3,7 @@
 pub(crate) mod attention;
 pub(crate) mod cache;
 pub(crate) mod dots;
+pub(crate) mod fixed_point;
 pub(crate) mod floats;
 pub(crate) mod gemm;
 pub(crate) mod gemv;

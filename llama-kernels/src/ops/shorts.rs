@@ -11,9 +11,9 @@
 //! widened, and of what is rounded nothing is stored but the words (AVX512-VNNI, 48 to 128 tokens, beside doing both in `f32` by way
 //! of memory: 1.08 to 1.13 times as fast, 512 1.03; AVX2, 64 tokens 1.1 to 1.2, 512 1.0 to 1.1).
 
+use super::fixed_point::{SHORT_WORDS, short_weights};
 use super::floats::Panels;
 use super::pack::{Integers, WORDS};
-use super::quantize::{SHORT_WORDS, short_weights};
 use crate::acts::{Acts, GROUP};
 use crate::buffer::Aligned;
 use crate::format::FloatBlock;

@@ -5,9 +5,9 @@ use super::{Avx512, Kernel, LANES, Need, STRIPE, Simd, needs, x86};
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes};
 use crate::limits;
+use crate::ops::fixed_point::SHORT_WORDS;
 use crate::ops::floats::{Floats, Words};
 use crate::ops::pack::{Coming, Integers};
-use crate::ops::quantize::SHORT_WORDS;
 use crate::ops::{self, gemm};
 use core::arch::x86_64::*;
 
@@ -66,6 +66,15 @@ macro_rules! fold {
             let a = $f4(a, _mm_movehl_ps(a, a));
             _mm_cvtss_f32($f1(a, _mm_movehdup_ps(a)))
         }
+    };
+}
+
+/// A panel's line, of sixteen rows, in two registers.
+#[rustfmt::skip]
+macro_rules! rows {
+    ($line:literal) => {
+        concat!("vmovdqu {v}, ymmword ptr [{r} + 64 * ", $line, "]\n",
+                "vmovdqu {w}, ymmword ptr [{r} + 64 * ", $line, " + 32]\n")
     };
 }
 
@@ -308,15 +317,6 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let high = _mm256_srli_epi32::<16>(_mm256_add_epi32(high, _mm256_add_epi32(bias, high_odd)));
             _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high))
         })
-    }
-
-    #[inline(always)]
-    fn dot_shorts(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
-        if VNNI {
-            return both!(_mm256_dpwssd_avx_epi32, acc, a, b);
-        }
-        let products = both!(_mm256_madd_epi16, a, b);
-        both!(_mm256_add_epi32, acc, products)
     }
 
     #[inline(always)]

@@ -41,8 +41,8 @@ pub use scalar::Scalar;
 
 use crate::acts::Layout;
 use crate::format::{FloatBlock, IntegerBlock, Lanes, SixBitHead};
+use crate::ops::fixed_point::SHORT_WORDS;
 use crate::ops::pack::{Coming, Integers};
-use crate::ops::quantize::SHORT_WORDS;
 use crate::ops::{attention, dots, floats, gemm, gemv, shorts};
 
 /// Lanes of [`Simd::F`].

@@ -6,16 +6,7 @@ use super::Avx2;
 use crate::simd::{LANES, STRIPE, Simd};
 use core::arch::asm;
 
-/// One column of sixteen rows.
-#[rustfmt::skip]
-macro_rules! rows {
-    ($column:literal) => {
-        concat!("vmovups {v}, ymmword ptr [{r} + 64 * ", $column, "]\n",
-                "vmovups {w}, ymmword ptr [{r} + 64 * ", $column, " + 32]\n")
-    };
-}
-
-/// Times that of one of so many tokens.
+/// One column of sixteen rows times that of one of so many tokens.
 #[rustfmt::skip]
 macro_rules! token {
     ($column:literal, $tokens:literal, $t:literal, $a:literal, $b:literal) => {

@@ -28,9 +28,7 @@ const QUADS: usize = GROUP / 4;
 #[rustfmt::skip]
 macro_rules! quad {
     ($line:literal, $kind:ident, $($how:tt)*) => {
-        concat!("vmovdqu {v}, ymmword ptr [{r} + 64 * ", $line, "]\n",
-                "vmovdqu {w}, ymmword ptr [{r} + 64 * ", $line, " + 32]\n",
-                $kind!("rows"),
+        concat!(rows!($line), $kind!("rows"),
                 columns!($line, 0), $kind!($($how)*, 0, "a", "b"), columns!($line, 1), $kind!($($how)*, 1, "c", "d"),
                 columns!($line, 2), $kind!($($how)*, 2, "e", "f"), columns!($line, 3), $kind!($($how)*, 3, "g", "h"))
     };

@@ -5,19 +5,10 @@
 //! lies.
 
 use super::Avx2;
-use crate::ops::quantize::SHORT_WORDS;
+use crate::ops::fixed_point::SHORT_WORDS;
 use crate::simd::{LANES, STRIPE};
 use core::arch::asm;
 use core::arch::x86_64::*;
-
-/// Two columns of sixteen rows.
-#[rustfmt::skip]
-macro_rules! rows {
-    ($line:literal) => {
-        concat!("vmovdqu {v}, ymmword ptr [{r} + 64 * ", $line, "]\n",
-                "vmovdqu {w}, ymmword ptr [{r} + 64 * ", $line, " + 32]\n")
-    };
-}
 
 /// One token's two columns, in all lanes.
 #[rustfmt::skip]
