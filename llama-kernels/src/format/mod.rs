@@ -157,6 +157,18 @@ pub trait IntegerBlock: Block {
     /// The scales of a span: 256 consecutive weights, in [`SPAN`]` / `[`LEN`](Block::LEN) blocks.
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes>;
 
+    /// The whole numbers that the scales of a span are multiples of [its unit](Self::unit) by, if they [are](Lanes::WHOLE).
+    #[inline(always)]
+    fn whole(_span: &[Self]) -> [u8; LANES] {
+        unreachable!("scales of this format are no whole numbers")
+    }
+
+    /// What they are multiples of.
+    #[inline(always)]
+    fn unit(_span: &[Self]) -> f32 {
+        unreachable!("scales of this format have no unit")
+    }
+
     /// The integers of 128 consecutive weights, the `pair`th half of a span, in the order that its
     /// [`Grouping`] asks for.
     fn unpack<S: Simd>(s: S, span: &[Self], pair: usize) -> [S::I; 2];
@@ -234,6 +246,9 @@ pub trait Lanes: 'static {
     type Grouping: Grouping;
     /// What is subtracted.
     type Less: Subtrahend;
+    /// The scales are [whole](IntegerBlock::whole), in -128..=127, and multiplied by one number for each 256 weights. Where sums
+    /// are [narrow](Simd::NARROW_SUMS), they are multiplied in integers, if there is a scale for each 16 and a zero point.
+    const WHOLE: bool;
 
     /// The power of two that lies at zero for the integers that `S` multiplies: signed lanes may have been made
     /// unsigned.
@@ -278,11 +293,12 @@ impl Subtrahend for Minimum {
     const MINS: bool = true;
 }
 
-/// The [`Lanes`] that are described by its parameters: bits, grouping, what is subtracted.
-pub struct Lane<const BITS: u32, G, L>(PhantomData<(G, L)>);
+/// The [`Lanes`] that are described by its parameters: bits, grouping, what is subtracted, whether scales are whole.
+pub struct Lane<const BITS: u32, G, L, const WHOLE: bool = false>(PhantomData<(G, L)>);
 
-impl<const BITS: u32, G: Grouping, L: Subtrahend> Lanes for Lane<BITS, G, L> {
+impl<const BITS: u32, G: Grouping, L: Subtrahend, const WHOLE: bool> Lanes for Lane<BITS, G, L, WHOLE> {
     const BITS: u32 = BITS;
+    const WHOLE: bool = WHOLE;
     type Grouping = G;
     type Less = L;
 }

@@ -7,7 +7,7 @@
 
 use super::search::{Levels, Symmetric};
 use super::{Block, IntegerBlock, Lane, Of16, Scales, Zero, bits, q2_k};
-use crate::simd::Simd;
+use crate::simd::{LANES, Simd};
 use half::f16;
 
 /// 110 bytes for 256 weights.
@@ -83,12 +83,22 @@ impl Q3_K {
 }
 
 impl IntegerBlock for Q3_K {
-    type Lanes = Lane<3, Of16, Zero<2>>;
+    type Lanes = Lane<3, Of16, Zero<2>, true>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
         let block = &span[0];
         Scales::new(s.mul(s.splat_f16(block.d), s.floats_i8(block.scales())))
+    }
+
+    #[inline(always)]
+    fn whole(span: &[Self]) -> [u8; LANES] {
+        span[0].scales()
+    }
+
+    #[inline(always)]
+    fn unit(span: &[Self]) -> f32 {
+        f16::from_le_bytes(span[0].d).to_f32()
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@
 
 use super::search::{Levels, Symmetric};
 use super::{Block, IntegerBlock, Lane, Of16, Scales, Zero, q2_k};
-use crate::simd::Simd;
+use crate::simd::{LANES, Simd};
 use half::f16;
 
 /// 210 bytes for 256 weights.
@@ -67,12 +67,22 @@ impl Q6_K {
 }
 
 impl IntegerBlock for Q6_K {
-    type Lanes = Lane<6, Of16, Zero<5>>;
+    type Lanes = Lane<6, Of16, Zero<5>, true>;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, span: &[Self]) -> Scales<S, Self::Lanes> {
         let block = &span[0];
         Scales::new(s.mul(s.splat_f16(block.d), s.floats_i8(block.scales)))
+    }
+
+    #[inline(always)]
+    fn whole(span: &[Self]) -> [u8; LANES] {
+        span[0].scales
+    }
+
+    #[inline(always)]
+    fn unit(span: &[Self]) -> f32 {
+        f16::from_le_bytes(span[0].d).to_f32()
     }
 
     #[inline(always)]

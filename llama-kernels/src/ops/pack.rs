@@ -52,9 +52,10 @@ pub struct Panel {
 pub struct Integers {
     /// Four columns of sixteen rows a line. (In [`Words`], one word.)
     pub(crate) bytes: Buffer<[u8; STRIPE]>,
-    /// Sixteen rows' scales a line, per group of 16 or 32 columns.
+    /// Sixteen rows' scales a line, per group of 16 or 32 columns. Those that are [multiplied in integers](in_integers) are two
+    /// equal 16-bit numbers each.
     pub(crate) scales: Buffer<[f32; LANES]>,
-    /// The minimums likewise.
+    /// The minimums likewise, or in the first line of each span, the units of such scales.
     pub(crate) mins: Buffer<[f32; LANES]>,
 }
 
@@ -93,6 +94,12 @@ impl Default for Panel {
 #[inline(always)]
 pub(crate) fn biased<S: Simd, L: Lanes>() -> bool {
     S::SIGNED_ZERO.is_some() && !L::Less::MINS
+}
+
+/// Whether scales that are whole numbers are multiplied as such.
+#[inline(always)]
+pub(crate) const fn in_integers<S: Simd, L: Lanes>() -> bool {
+    S::NARROW_SUMS && L::WHOLE
 }
 
 /// A stripe of a format's integers as a panel has them.
@@ -300,6 +307,13 @@ impl Sixteen<'_> {
     #[inline(always)]
     pub(crate) fn numbers_by_rows<S: Simd, B: IntegerBlock>(&mut self, s: S, rows: &[&[B]; LANES]) {
         for (r, row) in rows.iter().enumerate() {
+            if in_integers::<S, B::Lanes>() {
+                let whole = s.widen_i8(&B::whole(row));
+                let pairs = s.or(s.shl_i32(whole, 16), s.and(whole, s.splat_i32(0xffff)));
+                s.store(s.bit_cast(pairs), &mut self.room.numbers[0][r]);
+                self.mins[0][r] = B::unit(row);
+                continue;
+            }
             self.room.numbers::<S, B>(s, row, r);
         }
         s.run(PlaceNumbers::<B::Lanes>(self, PhantomData));

@@ -504,9 +504,13 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     fn dot_unsigned(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
         [self.dot32(acc[0], w[0], x[0]), self.dot32(acc[1], w[1], x[1])]
     }
-    /// The sign of `w` moves over to `x`: `vpmaddubsw` wants one side unsigned.
+    /// One side has to be unsigned. With VNNI, `w` is moved up to a zero of 128. To `vpmaddubsw` that would be too large: there
+    /// the sign of `w` moves over to `x`.
     #[inline(always)]
     fn dot_signed(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        if VNNI {
+            return self.dot_unsigned(acc, self.xor(w, self.splat_u8(128)), x);
+        }
         self.dot_unsigned(acc, both!(_mm256_abs_epi8, w), both!(_mm256_sign_epi8, x, w))
     }
 
@@ -615,7 +619,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         x: &[[i32; MT]; QUADS],
     ) -> [Self::I; MT] {
         match VNNI {
-            true => panel::vnni::<L, QUADS, MT>(start, w, x),
+            true => panel::vnni::<QUADS, MT>(start, w, x),
             false => gemm::dot_panel::<Self, L, QUADS, MT>(self, start, w, x),
         }
     }
@@ -684,6 +688,8 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const PANELS_FROM: usize = 64;
 
     const NARROW_SUMS: bool = !VNNI;
+
+    const SIGNED_ZERO: Option<u32> = if VNNI { Some(7) } else { None };
 
     const ASKS: bool = !VNNI;
 
