@@ -24,7 +24,10 @@
 //! side. (Two cores of an Emerald Rapids, out of memory, in turns, ratios to one run: just reading 1.1 with two runs, 1.27
 //! with four, no more with eight or sixteen; rows of 4096, one token: Q4_0 1.24 to 1.33 times as fast, Q8_0 1.16 to 1.30, Q4_K
 //! 1.06 to 1.22, Q6_K 1.24 to 1.38, F16 1.25; two tokens 1.09 to 1.36, four 0.96 to 1.25. AVX2 there: one token 1.14 to 1.25.
-//! Rows taken in turn instead of spans: 1.25 with rows of 2048, 0.8 to 1.05 with 11008. On Zen it was not measured.)
+//! Rows taken in turn instead of spans: 1.25 with rows of 2048, 0.8 to 1.05 with 11008. Two Zen 4 cores, whose memory gave 27 to
+//! 45 GB/s from minute to minute, beside one run: one token Q4_0 0.97 to 1.08, Q8_0 1.03, Q4_K 0.99, Q6_K 1.0, F16 0.92 to 1.04,
+//! BF16 0.97; four tokens of Q4_0 0.87 to 0.89, though as fast from the caches. One run or two, one row at a time, half the block
+//! of activations, and requests 1.5 and 8 KiB ahead did not bring that back: 0.9 to 1.05 of the speed.)
 
 use crate::acts::Span;
 use crate::format::{
