@@ -246,8 +246,8 @@ pub trait Lanes: 'static {
     type Grouping: Grouping;
     /// What is subtracted.
     type Less: Subtrahend;
-    /// The scales are [whole](IntegerBlock::whole), in -128..=127, and multiplied by one number for each 256 weights. Where sums
-    /// are [narrow](Simd::NARROW_SUMS), they are multiplied in integers, if there is a scale for each 16 and a zero point.
+    /// There are a zero point and a scale for each 16 weights, and the scales are [whole](IntegerBlock::whole), in -128..=127, times
+    /// one number for each 256 weights. Where sums are [narrow](Simd::NARROW_SUMS), they are multiplied in integers.
     const WHOLE: bool;
 
     /// The power of two that lies at zero for the integers that `S` multiplies: signed lanes may have been made

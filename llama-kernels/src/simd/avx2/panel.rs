@@ -19,10 +19,10 @@
 //! 1.58 times as fast, Q6_K, whose zero point is free so, 1.11 to 1.12, Q4_0 1.01, 1.04 and 1.0.
 //!
 //! Tried, with no gain: a group's scaling woven into the products of the next one (on Zen 4 1.04 to 1.06 times as fast while a
-//! neighbour is on the core, 0.92 to 0.97 while it is not); asking for lines of the panel, or of the tile itself, before they are read (the second-level cache
-//! has them); blocks of 512 and 256 columns, whose panels stay in the first-level cache (0.97 and 0.85 of the speed: sums
-//! are reloaded, and loops entered, more often); three rows by three tokens, or six by two, in place of two by four (in
-//! registers, 1.0 to 1.03).
+//! neighbour is on the core, 0.92 to 0.97 while it is not); asking for lines of the panel, or of the tile itself, before they
+//! are read (the second-level cache has them); blocks of 512 and 256 columns, whose panels stay in the first-level cache (0.97
+//! and 0.85 of the speed: sums are reloaded, and loops entered, more often); three rows by three tokens, or six by two, in
+//! place of two by four (in registers, 1.0 to 1.03).
 
 use super::{Avx2, TILE};
 use crate::acts::{GROUP, TILE_WORDS};
@@ -144,8 +144,8 @@ macro_rules! widen {
     };
 }
 
-/// Multiplies the first half's sums by its scales, in integers, and keeps them behind the tile's own; the second half's
-/// likewise, and adds both to the tile's, times the activations' scales.
+/// Multiplies the first half's sums by its scales, in integers, and keeps them behind the tile's own, 256 bytes further on; the
+/// second half's likewise, and adds both to the tile's, times the activations' scales.
 #[rustfmt::skip]
 macro_rules! whole {
     ($half:ident) => {
